@@ -1,0 +1,1 @@
+"""The kernel's own plugins, one folder for each capability, all of one shape."""

@@ -1,0 +1,156 @@
+-- phase: expand
+-- up
+create table tenants (
+  tenant_id uuid not null default pk.tenant_id(),
+  slug text not null,
+  name text not null,
+  status text not null default 'active' check (status in ('active', 'suspended')),
+  time_zone text not null,
+  locale text not null,
+  currency text not null,
+  region text not null default '',
+  owner_id uuid not null,
+  announced_at timestamptz,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id),
+  constraint tenants_slug_key unique (slug));
+select pk.protect('tenants');
+
+create table users (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  email text not null,
+  email_key text not null,
+  name text not null,
+  status text not null default 'active' check (status in ('active', 'suspended')),
+  password_hash text,
+  last_login_at timestamptz,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id) references tenants (tenant_id) on delete cascade,
+  constraint users_email_key unique (tenant_id, email_key));
+create index users_created_at on users (tenant_id, created_at, id);
+select pk.protect('users');
+
+create table roles (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  name text not null,
+  permissions text[] not null,
+  built_in boolean not null default false,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id) references tenants (tenant_id) on delete cascade,
+  constraint roles_name_key unique (tenant_id, name));
+select pk.protect('roles');
+
+create table user_roles (
+  tenant_id uuid not null default pk.tenant_id(),
+  user_id uuid not null,
+  role_id uuid not null,
+  primary key (tenant_id, user_id, role_id),
+  foreign key (tenant_id, user_id) references users (tenant_id, id) on delete cascade,
+  constraint user_roles_role_fkey foreign key (tenant_id, role_id) references roles (tenant_id, id));
+create index user_roles_role on user_roles (tenant_id, role_id);
+select pk.protect('user_roles');
+
+create table sessions (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  user_id uuid not null,
+  kind text not null check (kind in ('token', 'cookie')),
+  secret_hash bytea,
+  address text not null,
+  user_agent text not null default '',
+  last_used_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  revoked_at timestamptz,
+  revoked_why text,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id, user_id) references users (tenant_id, id) on delete cascade);
+create index sessions_user on sessions (tenant_id, user_id, created_at);
+create index sessions_expiry on sessions (tenant_id, expires_at);
+select pk.protect('sessions');
+
+-- One row for each refresh token ever given in a living session: the hash alone, never the token.
+create table refresh_tokens (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  session_id uuid not null,
+  token_hash bytea not null,
+  used_at timestamptz,
+  expires_at timestamptz not null,
+  created_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id, session_id) references sessions (tenant_id, id) on delete cascade,
+  constraint refresh_tokens_hash_key unique (tenant_id, token_hash));
+create index refresh_tokens_session on refresh_tokens (tenant_id, session_id);
+select pk.protect('refresh_tokens');
+
+create table api_keys (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  name text not null,
+  user_id uuid not null,
+  permissions text[] not null,
+  secret_hash bytea not null,
+  expires_at timestamptz,
+  last_used_at timestamptz,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id, user_id) references users (tenant_id, id) on delete cascade);
+create index api_keys_user on api_keys (tenant_id, user_id);
+select pk.protect('api_keys');
+
+create table invitations (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  email text not null,
+  roles text[] not null,
+  token_hash bytea not null,
+  invited_by uuid not null,
+  expires_at timestamptz not null,
+  accepted_at timestamptz,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id) references tenants (tenant_id) on delete cascade);
+select pk.protect('invitations');
+
+-- The only ways across tenants: each answers one narrow question and nothing else. They run as the schema's owner, whose
+-- own policy lets it see every row; the plugin's role may only execute them.
+create function tenant_by_slug(wanted text) returns table (tenant_id uuid, status text)
+  language sql stable security definer set search_path = iam, pg_temp
+  as $$ select t.tenant_id, t.status from iam.tenants t where t.slug = wanted $$;
+
+create function tenant_of_api_key(wanted uuid) returns uuid
+  language sql stable security definer set search_path = iam, pg_temp
+  as $$ select k.tenant_id from iam.api_keys k where k.id = wanted $$;
+create index api_keys_id on api_keys (id);
+
+create function tenants_to_announce(at_most integer) returns setof uuid
+  language sql stable security definer set search_path = iam, pg_temp
+  as $$ select t.tenant_id from iam.tenants t where t.announced_at is null order by t.created_at limit at_most $$;
+
+create function tenants_after(place uuid, at_most integer) returns setof uuid
+  language sql stable security definer set search_path = iam, pg_temp
+  as $$ select t.tenant_id from iam.tenants t where place is null or t.tenant_id > place order by t.tenant_id limit at_most $$;
+
+-- down
+drop function tenants_after(uuid, integer);
+drop function tenants_to_announce(integer);
+drop function tenant_of_api_key(uuid);
+drop function tenant_by_slug(text);
+drop table invitations, api_keys, refresh_tokens, sessions, user_roles, roles, users, tenants;

@@ -1,0 +1,1 @@
+"""One file per capability: public Structs, Protocol, ServiceKey, permission names. Never reloaded."""

@@ -1,0 +1,119 @@
+"""One declaration, every door: `@operation` makes REST, OpenAPI, gRPC and the in-process call of one method."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+_ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~/{}-]*)\Z")
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+OPERATION_ATTRIBUTE: Final = "__pk_operation__"
+REACTION_ATTRIBUTE: Final = "__pk_reaction__"
+JOB_ATTRIBUTE: Final = "__pk_job__"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Idempotency = Literal["none", "optional", "required"]
+TransactionMode = Literal["shared", "own"]
+
+
+@dataclass(frozen=True)
+class OperationSpec:
+    """What `@operation` was told; the host adds prefixes, types and the pipeline."""
+
+    method: str
+    path: str
+    """Relative to the plugin's area, or absolute when it begins `/api/` or `/.well-known/` (kernel plugins only)."""
+    placeholders: tuple[str, ...]
+    permission: str | None
+    """Relative to the plugin's area; None: any authenticated actor may call it (or anybody, when `public`)."""
+    public: bool
+    operator: bool
+    idempotency: Idempotency
+    status: int | None
+    transaction: TransactionMode
+    deadline_s: float | None
+    deprecated: bool
+
+
+@dataclass(frozen=True)
+class ReactionSpec:
+    """What `@on` was told."""
+
+    event_type: str
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What `@job` was told."""
+
+    cron: str
+    per_tenant: bool
+
+
+def operation(
+    route: str,
+    *,
+    permission: str | None = None,
+    public: bool = False,
+    operator: bool = False,
+    idempotency: Idempotency = "optional",
+    status: int | None = None,
+    transaction: TransactionMode = "shared",
+    deadline_s: float | None = None,
+    deprecated: bool = False,
+) -> Callable[[Function], Function]:
+    """Declare a method `async def name(self, call: Call, request: SomeStruct) -> SomeStruct | None` as an operation.
+
+    `route` is `"POST /wallets/{wallet_id}/holds"`: placeholders are filled into the fields of the same name, the rest of
+    the request comes from the query (GET, DELETE) or from the JSON body. `permission` is relative (`hold.create`);
+    `operator=True` puts `platform.` before it. `status` is the success status (default 200, 204 without an answer).
+    `deadline_s` may only shorten the host's deadline. The method's docstring is the operation's description.
+
+    Raises:
+        ValueError: at import, when the declaration contradicts itself.
+    """
+    method, path, placeholders = _parse(route)
+    if public and (permission or operator):
+        raise ValueError(f"{route}: public means that nobody is asked for a permission; drop one of the two")
+    if operator and not permission:
+        raise ValueError(f"{route}: operator=True needs a permission to put `platform.` before")
+    spec = OperationSpec(
+        method, path, placeholders, permission, public, operator, idempotency, status, transaction, deadline_s, deprecated
+    )
+    return _mark(OPERATION_ATTRIBUTE, spec)
+
+
+def on(event_type: str) -> Callable[[Function], Function]:
+    """Call `async def name(self, call: Call, event: EventEnvelope)` for every event of this full type.
+
+    Runs in the event's tenant; the inbox and the handler's writes are one transaction.
+    """
+    return _mark(REACTION_ATTRIBUTE, ReactionSpec(event_type))
+
+
+def job(cron: str, *, per_tenant: bool = False) -> Callable[[Function], Function]:
+    """Call `async def name(self, call: Call)` on a schedule (five cron fields, UTC), once per cluster and firing."""
+    return _mark(JOB_ATTRIBUTE, JobSpec(cron, per_tenant))
+
+
+def _parse(route: str) -> tuple[str, str, tuple[str, ...]]:
+    matched = _ROUTE.match(route)
+    if not matched:
+        raise ValueError(f'{route!r} is no route; write it like "GET /leads/{{lead_id}}"')
+    method, path = matched.groups()
+    placeholders = tuple(_PLACEHOLDER.findall(path))
+    if len(set(placeholders)) != len(placeholders):
+        raise ValueError(f"{route}: a placeholder stands twice")
+    if re.search(r"[{}]", _PLACEHOLDER.sub("", path)):
+        raise ValueError(f"{route}: a placeholder is a whole lower-case word in braces, like {{lead_id}}")
+    return method, path, placeholders
+
+
+def _mark(attribute: str, spec: object) -> Callable[[Function], Function]:
+    def mark(function: Function) -> Function:
+        setattr(function, attribute, spec)
+        return function
+
+    return mark

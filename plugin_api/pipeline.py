@@ -1,0 +1,147 @@
+"""The slots of the one pipeline: `admit -> identify -> tenant -> authorize -> entitle -> limit -> validate -> guard(
+transaction(idempotency -> run -> record))`. The host owns the order; plugins fill slots from `pk_pipeline`.
+
+Each slot but `record` is filled by at most one plugin. An unfilled `identify` or `authorize` denies everything that is
+not `public`. A slot makes one function per operation, at start-up and on change, never on the request path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from msgspec import Struct
+
+from plugin_api.call import Call, Identity
+from plugin_api.operation import OperationSpec
+
+
+class Credentials(Struct, frozen=True):
+    """What a caller showed, untouched."""
+
+    authorization: str | None
+    """The `Authorization` header (gRPC: metadata `authorization`)."""
+    cookie: str | None = None
+    """The `Cookie` header."""
+    csrf_token: str | None = None
+    """The `X-CSRF-Token` header."""
+    unsafe: bool = False
+    """Whether the call changes something (not GET, HEAD or OPTIONS): a cookie alone does not do then."""
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class BoundOperation:
+    """An operation as the pipeline knows it."""
+
+    id: str
+    """`{area}.{method name}`, unique: `money.create_hold`."""
+    plugin_id: str
+    area: str
+    spec: OperationSpec
+    method: str
+    path: str
+    """Absolute, with placeholders."""
+    permission: str | None
+    """Full name, None when any authenticated actor (or anybody, if public) may call."""
+
+
+class Identifier(Protocol):
+    """Fills `identify`."""
+
+    def recall(self, credentials: Credentials) -> Identity | None:
+        """Answer from memory, without I/O; None when it must be looked up. A revoked identity is never recalled."""
+        ...
+
+    async def identify(self, credentials: Credentials) -> Identity | None:
+        """Find out who calls; None when nothing was shown at all.
+
+        Raises:
+            NotAuthenticated: what was shown does not hold.
+            StoreUnavailable: it cannot be told now.
+        """
+        ...
+
+
+class Authorizer(Protocol):
+    """Fills `authorize`."""
+
+    def check(self, permission: str) -> Callable[[Identity], bool]:
+        """Make the check of one full permission name; called once per operation, the result once per request."""
+        ...
+
+
+class PermissionRegistry(Protocol):
+    """All registered permissions; the host tells the one who fills `authorize` about each change."""
+
+    def names(self) -> dict[str, str]:
+        """Full name -> description of every registered permission."""
+        ...
+
+
+Admit = Callable[[BoundOperation, str, int], None]
+"""(operation, address, body bytes); raises LimitReached, Unavailable or PayloadTooLarge."""
+PerCall = Callable[[Call, Any], Awaitable[None]]
+"""(call, request); raises a KernelError to stop the call."""
+Record = Callable[[Call, Any, Any], Awaitable[None]]
+"""(call, request, answer), inside the transaction."""
+Guard = Callable[[Call, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Runs the rest, or refuses: breakers, retry."""
+Idempotency = Callable[[Call, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Runs the rest inside the transaction, or replays what it answered before."""
+
+
+class PipelineSlots(Protocol):
+    """Given to `pk_pipeline`; each method fills one slot with something that belongs to this generation.
+
+    Raises:
+        ManifestError: another plugin holds the slot; the error names it.
+    """
+
+    permissions: PermissionRegistry
+
+    def admit(self, make: Callable[[BoundOperation], Admit | None]) -> None:
+        """Bound size, address rate and requests in flight before any cryptography."""
+        ...
+
+    def identify(self, identifier: Identifier) -> None:
+        """Find out who calls."""
+        ...
+
+    def authorize(self, authorizer: Authorizer) -> None:
+        """Decide whether the actor holds the operation's permission."""
+        ...
+
+    def entitle(self, make: Callable[[BoundOperation], PerCall | None]) -> None:
+        """Decide whether the tenant's plan includes it."""
+        ...
+
+    def limit(self, make: Callable[[BoundOperation], PerCall | None]) -> None:
+        """Bound the rate of tenant and actor."""
+        ...
+
+    def guard(self, make: Callable[[BoundOperation], Guard | None]) -> None:
+        """Open and close breakers around the run."""
+        ...
+
+    def idempotency(self, make: Callable[[BoundOperation], Idempotency | None]) -> None:
+        """Replay what a key has answered before."""
+        ...
+
+    def record(self, make: Callable[[BoundOperation], Record | None]) -> None:
+        """Write what happened in the same transaction; several plugins may."""
+        ...
+
+
+class Tenant(Struct, frozen=True):
+    """A customer, as hooks are told."""
+
+    id: UUID
+    slug: str
+    name: str
+    time_zone: str = "UTC"
+    locale: str = "en"
+    currency: str = "EUR"
+    region: str = ""

@@ -1,0 +1,45 @@
+"""What a plugin may know about the host it runs in."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+
+class PluginState(Struct, frozen=True):
+    """One plugin as this process sees it."""
+
+    id: str
+    version: str
+    state: str
+    """`discovered resolved verified staged active draining stopped failed blocked quarantined half_open`."""
+    generation: int
+    reason: str = ""
+    uptime_s: int = 0
+    provides: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    summary: str = ""
+
+
+class HostState(Protocol):
+    """The host's own view; read only."""
+
+    profile: str
+    """`embedded` or `server`."""
+    worker: int
+    """Number of this worker, from 0."""
+    servers: dict[str, str]
+    """Address of each child server by name: `{"postgres": "postgresql://..."}`."""
+
+    def plugins(self) -> list[PluginState]:
+        """Every known plugin, in start order."""
+        ...
+
+    def permissions(self) -> dict[str, str]:
+        """Every registered permission by full name, with its description."""
+        ...
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI 3.1 document of the current table."""
+        ...
