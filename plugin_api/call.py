@@ -89,6 +89,7 @@ class Call:
         "_transaction",
         "actor",
         "address",
+        "after",
         "allows",
         "deadline",
         "idempotency_key",
@@ -97,6 +98,7 @@ class Call:
         "request_id",
         "response_headers",
         "trace",
+        "user_agent",
     )
 
     def __init__(
@@ -113,6 +115,7 @@ class Call:
         if_match: str | None = None,
         trace: Trace | None = None,
         address: str = "",
+        user_agent: str = "",
     ) -> None:
         self._runtime = runtime
         self._tenant_id = tenant_id
@@ -132,6 +135,9 @@ class Call:
         self.allows: Callable[[str], bool] = allows or _denies
         """Tell whether the actor holds a full permission name; for decisions that depend on the data."""
         self.response_headers: list[tuple[str, str]] | None = None
+        self.after: list[Callable[[], None]] | None = None
+        self.user_agent = user_agent
+        """The caller's own word for its program; empty when it said nothing. Never to be trusted."""
 
     @property
     def tenant_id(self) -> UUID:
@@ -226,6 +232,13 @@ class Call:
         if self.response_headers is None:
             self.response_headers = []
         self.response_headers.append((name, value))
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Run `callback` after the commit and before the answer; not at all when the call fails. It must not raise or
+        wait: it touches stamps, drops cache entries."""
+        if self.after is None:
+            self.after = []
+        self.after.append(callback)
 
     def seal_cursor(self, bound: bytes, values: Sequence[Any]) -> str:
         """Sign the place where the next page begins; see `plugin_api.pages`."""
