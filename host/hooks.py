@@ -1,0 +1,84 @@
+"""Calling plugins' hooks one by one: pluggy checks and orders them, but its own call loop lets one raising hook lose
+every other result, so the loop is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pluggy
+
+from plugin_api import hooks as specs
+
+
+class HookFailed(Exception):
+    """A hook raised or did not end in time; `__cause__` has the reason."""
+
+    def __init__(self, plugin_id: str, hook: str, why: str) -> None:
+        super().__init__(f"{plugin_id}: {hook} {why}")
+        self.plugin_id = plugin_id
+        self.hook = hook
+
+
+class HookTable:
+    """The hooks of every registered generation. Names and arguments are checked when one is registered."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(specs.PROJECT)
+        self._manager.add_hookspecs(specs)
+
+    def add(self, name: str, plugin: object) -> None:
+        """Register a generation's plugin object under `id@generation`.
+
+        Raises:
+            pluggy.PluginValidationError: a hook has a name or an argument that no specification has; nothing stays.
+        """
+        self._manager.register(plugin, name)
+        try:
+            self._manager.check_pending()
+        except BaseException:
+            self._manager.unregister(name=name)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Forget a generation. Unknown names are no error."""
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+
+    def find(self, name: str, hook: str) -> Callable[..., Any] | None:
+        """The implementation of one hook by one generation, taking keyword arguments; those it does not name are dropped."""
+        plugin = self._manager.get_plugin(name)
+        caller = getattr(self._manager.hook, hook)
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is plugin:
+                return _narrowed(implementation.function, implementation.argnames)
+        return None
+
+    async def call(self, name: str, plugin_id: str, hook: str, deadline_s: float, **arguments: Any) -> Any:
+        """Call one hook of one generation and await it if it is async; None when it has none.
+
+        Raises:
+            HookFailed: it raised (also SystemExit) or an async one did not end within `deadline_s`.
+        """
+        function = self.find(name, hook)
+        if function is None:
+            return None
+        try:
+            result = function(**arguments)
+            if inspect.isawaitable(result):
+                async with asyncio.timeout(deadline_s):
+                    result = await result
+        except TimeoutError as error:
+            raise HookFailed(plugin_id, hook, f"did not end within {deadline_s:g} s") from error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises stops that plugin alone
+            raise HookFailed(plugin_id, hook, f"raised {type(error).__name__}: {error}") from error
+        return result
+
+
+def _narrowed(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    def call(**arguments: Any) -> Any:
+        return function(**{name: arguments[name] for name in names})
+
+    return call

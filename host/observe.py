@@ -1,0 +1,280 @@
+"""What operators see: JSON log lines, one per event, and metrics in Prometheus' families."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import traceback
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from plugin_api.settings import Secret
+
+LINE_BYTES_MAX: Final = 16_384
+BUFFER_BYTES_MAX: Final = 65_536
+FLUSH_AFTER_S: Final = 0.05
+SERIES_MAX: Final = 200
+_MASK: Final = "**********"
+
+
+@dataclass(frozen=True)
+class LogContext:
+    """Whose work is being done; every line written meanwhile carries it."""
+
+    request_id: str = ""
+    trace_id: str = ""
+    tenant: str = ""
+    plugin: str = ""
+
+
+log_context: ContextVar[LogContext | None] = ContextVar("log_context", default=None)
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec cannot encode by itself: secrets are masked, everything else shows its type."""
+    if isinstance(value, Secret):
+        return _MASK
+    if isinstance(value, BaseException):
+        return f"{type(value).__name__}: {value}"
+    return f"<{type(value).__name__}>"
+
+
+class LogSink:
+    """Writes JSON lines to a file descriptor; buffers up to BUFFER_BYTES_MAX or FLUSH_AFTER_S when a loop runs.
+
+    Safe from any thread. Lines of level error and above are written at once, so a crash does not swallow them.
+    """
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._encoder = msgspec.json.Encoder(enc_hook=_plain)
+
+    def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let lines wait for up to FLUSH_AFTER_S from now on."""
+        self._loop = loop
+
+    def line(self, level: str, message: str, fields: Mapping[str, Any]) -> None:
+        """Write one line: `ts level msg`, then who it was done for, then the fields."""
+        document: dict[str, Any] = {"ts": _now(), "level": level, "msg": message}
+        context = log_context.get()
+        if context is not None:
+            document.update(
+                request_id=context.request_id, trace_id=context.trace_id, tenant=context.tenant, plugin=context.plugin
+            )
+        document.update(fields)
+        self.raw(self._encode(document), urgent=level in ("error", "critical"))
+
+    def _encode(self, document: dict[str, Any]) -> bytes:
+        encoded = self._encoder.encode(document)
+        if len(encoded) <= LINE_BYTES_MAX:
+            return encoded
+        short = {name: value if len(str(value)) < 1000 else f"{str(value)[:1000]}..." for name, value in document.items()}
+        return self._encoder.encode({**short, "shortened": True})
+
+    def raw(self, encoded: bytes, *, urgent: bool = False) -> None:
+        """Write one encoded line."""
+        with self._lock:
+            self._buffer += encoded
+            self._buffer += b"\n"
+            wait = not urgent and self._loop is not None and len(self._buffer) < BUFFER_BYTES_MAX
+        if not wait:
+            self.flush()
+        elif self._timer is None:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            self.flush()
+        elif threading.get_ident() == getattr(loop, "_thread_id", None):
+            self._timer = loop.call_later(FLUSH_AFTER_S, self.flush)
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write out what waits. A terminal that is gone loses lines, never the kernel."""
+        self._timer = None
+        with self._lock:
+            waiting, self._buffer = bytes(self._buffer), bytearray()
+        view = memoryview(waiting)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+sink: Final = LogSink()
+
+
+class PluginLog:
+    """The `log` handle of one plugin."""
+
+    def __init__(self, plugin_id: str, target: LogSink = sink) -> None:
+        self._plugin = plugin_id
+        self._sink = target
+
+    def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
+        fields.setdefault("plugin", self._plugin)
+        if sys.exc_info()[0] is not None and level == "error":
+            fields.setdefault("exception", traceback.format_exc())
+        self._sink.line(level, message, fields)
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """Detail for the plugin's author."""
+        self._write("debug", message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """Something that an operator may want to know."""
+        self._write("info", message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Something that an operator should look at."""
+        self._write("warning", message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Something that failed; inside `except` with the traceback."""
+        self._write("error", message, fields)
+
+
+class StandardLibraryHandler(logging.Handler):
+    """Turns the standard library's records (asyncio, aiohttp, third parties) into our lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        fields: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["exception"] = "".join(traceback.format_exception(*record.exc_info))
+        sink.line(record.levelname.lower(), record.getMessage(), fields)
+
+
+def install(level: int = logging.INFO) -> None:
+    """Send the standard library's logging to our lines, in place of whatever was there."""
+    root = logging.getLogger()
+    root.handlers[:] = [StandardLibraryHandler()]
+    root.setLevel(level)
+
+
+# ------------------------------------------------------------------------------------------------- metrics
+
+BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Histogram:
+    """Seconds in buckets, for one series."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass
+class CounterFamily:
+    """A counter with labels; series past SERIES_MAX go to `other`."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    series: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+    def add(self, by: float = 1, /, **labels: str) -> None:
+        """Add to one series."""
+        key = tuple(labels.get(name, "") for name in self.labels)
+        if key not in self.series and len(self.series) >= SERIES_MAX:
+            key = tuple("other" for _ in self.labels)
+        self.series[key] = self.series.get(key, 0) + by
+
+
+class Metrics:
+    """Everything that this process counts."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, str, int], Histogram] = {}
+        self._counters: dict[str, CounterFamily] = {}
+        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+
+    def request(self, door: str, operation: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        key = (door, operation, route, status)
+        histogram = self._requests.get(key)
+        if histogram is None:
+            histogram = self._requests[key] = Histogram()
+        histogram.observe(seconds)
+
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> CounterFamily:
+        """Make or find a counter."""
+        return self._counters.setdefault(name, CounterFamily(name, description, tuple(labels)))
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Forget counters, when their plugin is gone."""
+        for name in names:
+            self._counters.pop(name, None)
+
+    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Show a number that is read when asked."""
+        self._gauges[name] = (description, read)
+
+    def families(self) -> list[dict[str, Any]]:
+        """All of it as `{name, type, help, samples: [{name, labels, value}]}`."""
+        found = [self._request_total(), self._request_seconds()]
+        found += [_family(c.name, "counter", c.help, [(c.name, _zip(c.labels, k), v) for k, v in c.series.items()])
+                  for c in self._counters.values()]
+        found += [_family(name, "gauge", text, [(name, {}, read())]) for name, (text, read) in self._gauges.items()]
+        return found
+
+    def _request_total(self) -> dict[str, Any]:
+        name = "pk_requests_total"
+        samples = [(name, _request_labels(key), float(sum(h.counts))) for key, h in self._requests.items()]
+        return _family(name, "counter", "Requests answered.", samples)
+
+    def _request_seconds(self) -> dict[str, Any]:
+        name = "pk_request_seconds"
+        samples: list[tuple[str, dict[str, str], float]] = []
+        for key, histogram in self._requests.items():
+            labels, reached = _request_labels(key), 0
+            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), histogram.counts, strict=True):
+                reached += count
+                samples.append((f"{name}_bucket", {**labels, "le": bound}, float(reached)))
+            samples.append((f"{name}_sum", labels, histogram.total))
+            samples.append((f"{name}_count", labels, float(reached)))
+        return _family(name, "histogram", "Seconds from the request's head to its answer.", samples)
+
+
+def _zip(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(names, values, strict=True))
+
+
+def _request_labels(key: tuple[str, str, str, int]) -> dict[str, str]:
+    door, operation, route, status = key
+    return {"door": door, "operation": operation, "route": route, "status": str(status)}
+
+
+def _family(name: str, kind: str, text: str, samples: Sequence[tuple[str, dict[str, str], float]]) -> dict[str, Any]:
+    rows = [{"name": sample, "labels": labels, "value": value} for sample, labels, value in samples]
+    return {"name": name, "type": kind, "help": text, "samples": rows}
