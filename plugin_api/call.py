@@ -151,6 +151,11 @@ class Call:
         """Whether the call is in a tenant already."""
         return self._tenant_id is not None
 
+    @property
+    def transaction(self) -> Transaction | None:
+        """The open transaction, if there is one; whoever ends the call (the host) commits or rolls it back."""
+        return self._transaction
+
     def enter(self, tenant_id: UUID) -> None:
         """Put a public call into a tenant, once; for kernel plugins only (a log-in learns its tenant from its slug)."""
         if not self._runtime.is_kernel:
@@ -234,8 +239,8 @@ class Call:
         self.response_headers.append((name, value))
 
     def after_commit(self, callback: Callable[[], None]) -> None:
-        """Run `callback` after the commit and before the answer; not at all when the call fails. It must not raise or
-        wait: it touches stamps, drops cache entries."""
+        """Run `callback` after the commit and before the answer; not when the call fails, but also when it is unknown
+        whether the commit succeeded. It must not raise or wait: it touches stamps, drops cache entries."""
         if self.after is None:
             self.after = []
         self.after.append(callback)

@@ -83,8 +83,8 @@ class PermissionRegistry(Protocol):
 
 Admit = Callable[[BoundOperation, str, int], None]
 """(operation, address, body bytes); raises LimitReached, Unavailable or PayloadTooLarge."""
-PerCall = Callable[[Call, Any], Awaitable[None]]
-"""(call, request); raises a KernelError to stop the call."""
+PerCall = Callable[[Call], Awaitable[None]]
+"""(call), before the request is read; raises a KernelError to stop the call."""
 Record = Callable[[Call, Any, Any], Awaitable[None]]
 """(call, request, answer), inside the transaction."""
 Guard = Callable[[Call, Callable[[], Awaitable[Any]]], Awaitable[Any]]
