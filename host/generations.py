@@ -1,0 +1,187 @@
+"""Generations: one loaded version of one plugin in this process, and the one table of everything that is active."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from host.dispatch import Dispatch
+from plugin_api.manifest import Manifest, Names
+from plugin_api.operation import OperationSpec
+from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
+
+if TYPE_CHECKING:
+    from host.pipeline import CompiledOperation, InnerOperation
+
+STATES: Final = (
+    "discovered",
+    "resolved",
+    "verified",
+    "staged",
+    "active",
+    "draining",
+    "stopped",
+    "failed",
+    "blocked",
+    "quarantined",
+    "half_open",
+)
+
+
+@dataclass(frozen=True)
+class RegisteredOperation:
+    """A method that a generation registered, with everything a door needs."""
+
+    bound: BoundOperation
+    function: Callable[..., Awaitable[Any]]
+    request_type: type
+    answer_type: Any
+    """The answer's type, or None when the operation answers nothing (204)."""
+    description: str
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of success."""
+        return self.bound.spec.status or (204 if self.answer_type is None else 200)
+
+
+@dataclass(frozen=True)
+class RegisteredTask:
+    """A background coroutine of a generation."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+
+
+@dataclass
+class SlotFillers:
+    """What one generation put into the pipeline's slots."""
+
+    identify: Identifier | None = None
+    authorize: Authorizer | None = None
+    admit: Callable[[BoundOperation], Any] | None = None
+    entitle: Callable[[BoundOperation], Any] | None = None
+    limit: Callable[[BoundOperation], Any] | None = None
+    guard: Callable[[BoundOperation], Any] | None = None
+    idempotency: Callable[[BoundOperation], Any] | None = None
+    record: Callable[[BoundOperation], Any] | None = None
+
+    def filled(self) -> list[str]:
+        """Names of the slots that are filled."""
+        return [name for name, value in vars(self).items() if value is not None]
+
+
+@dataclass(eq=False)
+class Generation:
+    """One loaded version of one plugin; owns everything that it registered."""
+
+    plugin_id: str
+    number: int
+    manifest: Manifest
+    names: Names
+    plugin: object
+    state: str = "staged"
+    reason: str = ""
+    since: float = field(default_factory=time.monotonic)
+    operations: list[RegisteredOperation] = field(default_factory=list)
+    services: dict[str, object] = field(default_factory=dict)
+    tasks: list[RegisteredTask] = field(default_factory=list)
+    counters: list[str] = field(default_factory=list)
+    slots: SlotFillers = field(default_factory=SlotFillers)
+    running: list[asyncio.Task[None]] = field(default_factory=list)
+    in_flight: int = 0
+    idle: asyncio.Event | None = None
+
+    @property
+    def key(self) -> str:
+        """`id@generation`, its name towards pluggy."""
+        return f"{self.plugin_id}@{self.number}"
+
+    def leave(self) -> None:
+        """One call has ended."""
+        self.in_flight -= 1
+        if self.in_flight == 0 and self.idle is not None:
+            self.idle.set()
+
+    async def drained(self, deadline_s: float) -> bool:
+        """Wait until no call is in flight; False when some still is after `deadline_s`."""
+        if self.in_flight == 0:
+            return True
+        self.idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def permissions(self) -> dict[str, str]:
+        """Full permission names with their descriptions; those of operator operations begin `platform.`."""
+        operator = {o.bound.spec.permission for o in self.operations if o.bound.spec.operator}
+        named = self.manifest.permissions.items()
+        return {full_permission(self.names.area, name, operator=name in operator): text for name, text in named}
+
+
+def full_permission(area: str, relative: str, *, operator: bool) -> str:
+    """`hold.create` of area `money` is `money.hold.create`, for operators `platform.money.hold.create`."""
+    return f"platform.{area}.{relative}" if operator else f"{area}.{relative}"
+
+
+def absolute_path(names: Names, spec: OperationSpec) -> str:
+    """The whole path of an operation."""
+    if spec.path.startswith(("/api/", "/.well-known/")):
+        return spec.path
+    return f"{names.rest_prefix}{spec.path}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class Provided:
+    """A capability and who provides it."""
+
+    generation: Generation
+    implementation: object
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything that is active in this process. Never changed: a change is a new table, put in place by one swap."""
+
+    version: int
+    generations: Mapping[str, Generation]
+    """Active generations by plugin id, in start order."""
+    services: Mapping[str, Provided]
+    permissions: Mapping[str, str]
+    slots: SlotFillers
+    recorders: tuple[Callable[[BoundOperation], Any], ...]
+    operations: tuple[CompiledOperation, ...]
+    inner: Mapping[tuple[str, str], InnerOperation]
+    dispatch: Dispatch[CompiledOperation]
+
+
+def merged_slots(generations: Iterable[Generation]) -> SlotFillers:
+    """The slots of all generations together; each but `record` is filled by one at most (checked when staged)."""
+    merged = SlotFillers()
+    for generation in generations:
+        for name in generation.slots.filled():
+            setattr(merged, name, getattr(generation.slots, name))
+    return merged
+
+
+def merged_permissions(generations: Iterable[Generation]) -> dict[str, str]:
+    """Every permission of all generations."""
+    merged: dict[str, str] = {}
+    for generation in generations:
+        merged.update(generation.permissions())
+    return merged
+
+
+def merged_services(generations: Iterable[Generation]) -> dict[str, Provided]:
+    """Every capability of all generations."""
+    return {
+        name: Provided(generation, implementation)
+        for generation in generations
+        for name, implementation in generation.services.items()
+    }

@@ -1,0 +1,229 @@
+"""The kernel of one process: its current table, and what plugins' handles reach through it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from host.generations import Generation, Table
+from host.hooks import HookFailed, HookTable
+from host.observe import Metrics, PluginLog, sink
+from host.runtime import CursorSeal, GenerationRuntime
+from host.services import ServiceProxy
+from host.table import build_table, empty_table
+from plugin_api.call import Identity
+from plugin_api.clock import Clock, SystemClock
+from plugin_api.errors import KernelBug, KernelError, NotAuthenticated, Unavailable
+from plugin_api.limits import HOOK_DEADLINE_S
+from plugin_api.pipeline import Credentials, Tenant
+from plugin_api.ports.host_state import PluginState
+from plugin_api.ports.stamps import Stamps
+
+if TYPE_CHECKING:
+    from host.http import Incoming
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and as what this process runs."""
+
+    data_folder: Path
+    profile: str
+    worker: int
+    servers: Mapping[str, str]
+
+
+class Kernel:
+    """Everything that is active in this process; `table` is replaced whole, never changed."""
+
+    def __init__(self, place: Place, stamps: Stamps, cursor_key: bytes, announce: Callable[[str], None]) -> None:
+        self.data_folder = place.data_folder
+        self.stamps = stamps
+        self.cursors = CursorSeal(cursor_key)
+        self.clock: Clock = SystemClock()
+        self.metrics = Metrics()
+        self.hooks = HookTable()
+        self.table: Table = empty_table()
+        self.troubles: dict[str, PluginState] = {}
+        """Plugins that are known and not active, with why."""
+        self.state = KernelState(self, place)
+        self.tenant_hooks = KernelTenantHooks(self)
+        self.announce = announce
+        self.log = PluginLog("host")
+        self._proxies: dict[str, ServiceProxy] = {}
+        self._runtimes: dict[str, GenerationRuntime] = {}
+
+    # ------------------------------------------------------------------------------------- table
+
+    def publish(self, generation: Generation) -> None:
+        """Make a staged generation active, in place of the plugin's former one, by one swap of the table."""
+        active = {**self.table.generations, generation.plugin_id: generation}
+        self._swap(list(active.values()))
+        generation.state, generation.since = "active", time.monotonic()
+        self.troubles.pop(generation.plugin_id, None)
+
+    def withdraw(self, plugin_id: str) -> Generation | None:
+        """Take a plugin out of the table; its calls in flight go on."""
+        generation = self.table.generations.get(plugin_id)
+        if generation is not None:
+            self._swap([g for g in self.table.generations.values() if g is not generation])
+            generation.state = "draining"
+        return generation
+
+    def _swap(self, generations: list[Generation]) -> None:
+        self.table = build_table(self, generations, self.table.version + 1)
+
+    def runtime(self, generation: Generation) -> GenerationRuntime:
+        """What stands behind the calls of a generation; one for each."""
+        runtime = self._runtimes.get(generation.key)
+        if runtime is None:
+            runtime = self._runtimes[generation.key] = GenerationRuntime(self, generation)
+        return runtime
+
+    def forget(self, generation: Generation) -> None:
+        """Undo everything of a generation that has stopped."""
+        self.hooks.remove(generation.key)
+        self.metrics.drop(generation.counters)
+        self._runtimes.pop(generation.key, None)
+
+    # --------------------------------------------------------------------------------- services
+
+    def proxy(self, capability: str) -> ServiceProxy:
+        """The stable proxy of a capability."""
+        return self._proxies.setdefault(capability, ServiceProxy(self, capability))
+
+    def part(self, capability: str, prefix: str) -> Any:
+        """One plugin's part of a store (cache, vault), found anew when its provider changes."""
+        return StorePart(self, capability, prefix)
+
+    async def require_identity(self, credentials: Credentials) -> Identity:
+        """The caller's identity. NotAuthenticated when there is none."""
+        identifier = self.table.slots.identify
+        identity = await identifier.identify(credentials) if identifier else None
+        if identity is None:
+            raise NotAuthenticated("credentials are missing; send Authorization: Bearer with an access token or an API key")
+        return identity
+
+    # -------------------------------------------------------------------------------------- log
+
+    def log_bug(self, incoming: Incoming, bug: KernelBug) -> None:
+        """Write down a bug with everything that its answer hides."""
+        cause = bug.__cause__ or bug
+        compiled = incoming.compiled
+        sink.line(
+            "error",
+            "kernel bug",
+            {
+                "request_id": incoming.request_id,
+                "plugin": compiled.registered.bound.plugin_id if compiled else "host",
+                "exception": "".join(traceback.format_exception(cause))[-8000:],
+            },
+        )
+
+
+class StorePart:
+    """A plugin's part of a store that another plugin provides."""
+
+    def __init__(self, kernel: Kernel, capability: str, prefix: str) -> None:
+        self._kernel = kernel
+        self._capability = capability
+        self._prefix = prefix
+        self._provider: object = None
+        self._part: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        provided = self._kernel.table.services.get(self._capability)
+        if provided is None:
+            raise Unavailable(f"nothing provides the capability {self._capability} now; see `pk doctor`")
+        if provided.implementation is not self._provider:
+            provider: Any = provided.implementation
+            self._provider, self._part = provider, provider.part(self._prefix)
+        return getattr(self._part, name)
+
+
+class KernelState:
+    """The `host_state` port."""
+
+    def __init__(self, kernel: Kernel, place: Place) -> None:
+        self._kernel = kernel
+        self.profile = place.profile
+        self.worker = place.worker
+        self.servers = dict(place.servers)
+
+    def plugins(self) -> list[PluginState]:
+        """Every known plugin: the active ones in start order, then those in trouble."""
+        active = [describe(generation) for generation in self._kernel.table.generations.values()]
+        return active + [state for state in self._kernel.troubles.values()]
+
+    def permissions(self) -> dict[str, str]:
+        """Every registered permission."""
+        return dict(self._kernel.table.permissions)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document of the current table."""
+        from host.description import openapi_document  # noqa: PLC0415 - description reads the kernel's table
+
+        return openapi_document(self._kernel)
+
+
+def describe(generation: Generation) -> PluginState:
+    """A generation as operators see it."""
+    manifest = generation.manifest
+    summary = manifest.summary if isinstance(manifest.summary, str) else next(iter(manifest.summary.values()), "")
+    return PluginState(
+        generation.plugin_id,
+        manifest.version,
+        generation.state,
+        generation.number,
+        generation.reason,
+        int(time.monotonic() - generation.since),
+        tuple(manifest.provides),
+        tuple(manifest.requires),
+        summary,
+    )
+
+
+class KernelTenantHooks:
+    """The `tenant_hooks` handle: every active plugin is told, each under its own deadline."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def _tell(self, hook: str, **arguments: Any) -> None:
+        failures: list[HookFailed] = []
+        for generation in self._kernel.table.generations.values():
+            try:
+                await self._kernel.hooks.call(
+                    generation.key, generation.plugin_id, hook, HOOK_DEADLINE_S, **arguments
+                )
+            except HookFailed as failure:
+                self._kernel.log.error("a tenant hook failed", hook=hook, plugin=generation.plugin_id, why=str(failure))
+                failures.append(failure)
+        if failures:
+            raise _as_unavailable(failures[0])
+
+    async def created(self, tenant: Tenant) -> None:
+        """Call `pk_tenant_created` everywhere."""
+        await self._tell("pk_tenant_created", tenant=tenant)
+
+    async def suspended(self, tenant: Tenant) -> None:
+        """Call `pk_tenant_suspended` everywhere."""
+        await self._tell("pk_tenant_suspended", tenant=tenant)
+
+    async def exported(self, tenant: Tenant, folder: Path) -> None:
+        """Call `pk_tenant_exported` everywhere."""
+        await self._tell("pk_tenant_exported", tenant=tenant, folder=folder)
+
+    async def erased(self, tenant: Tenant) -> None:
+        """Call `pk_tenant_erased` everywhere."""
+        await self._tell("pk_tenant_erased", tenant=tenant)
+
+
+def _as_unavailable(failure: HookFailed) -> KernelError:
+    error = Unavailable(f"a plugin could not take part: {failure.plugin_id} in {failure.hook}; it is tried again")
+    error.__cause__ = failure
+    return error

@@ -1,0 +1,255 @@
+"""A plugin's way into the table and out of it; start-up takes the very way that a live change takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+from host.generations import Generation
+from host.hooks import HookFailed
+from host.kernel import Kernel
+from host.registrar import HostRegistrar
+from host.services import capability_of
+from plugin_api.errors import KernelError
+from plugin_api.hooks import Health
+from plugin_api.limits import DRAIN_DEADLINE_S, ENABLE_DEADLINE_S, HOOK_DEADLINE_S
+from plugin_api.manifest import Manifest, ManifestError, names_of
+from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
+from plugin_api.ports.host_state import PluginState
+
+if TYPE_CHECKING:
+    from host.discovery import Found
+
+TASK_PAUSE_S = 1.0
+TASK_PAUSE_S_MAX = 60.0
+
+
+class ActivationFailed(Exception):
+    """A plugin could not be made active; nothing of it stays."""
+
+    def __init__(self, plugin_id: str, phase: str, reason: str) -> None:
+        super().__init__(f"{plugin_id} failed to {phase}: {reason}")
+        self.plugin_id = plugin_id
+        self.phase = phase
+        self.reason = reason
+
+
+class MigrationRunner(Protocol):
+    """Brings a plugin's schema up to date; the names of what ran."""
+
+    def __call__(self, generation: Generation, found: Found) -> Awaitable[list[str]]: ...
+
+
+class Lifecycle:
+    """Activates and deactivates plugins in one process, one change at a time."""
+
+    def __init__(self, kernel: Kernel, migrate: MigrationRunner) -> None:
+        self._kernel = kernel
+        self._migrate = migrate
+        self._numbers: dict[str, int] = {}
+
+    async def activate(self, found: Found, plugin: object, settings: Any) -> Generation:
+        """Stage, migrate, enable, check the health of, and publish one plugin.
+
+        Raises:
+            ActivationFailed: naming the phase and the reason; the former generation, if any, serves on.
+        """
+        generation = self._generation(found.manifest, plugin)
+        try:
+            await self._phase(generation, "configure", self._configure(generation, settings))
+            await self._phase(generation, "register", self._register(generation, settings))
+            applied = await self._phase(generation, "migrate", self._migrate(generation, found))
+            await self._hook(generation, "migrate", "pk_migrate", HOOK_DEADLINE_S, applied=applied)
+            await self._hook(generation, "enable", "pk_enable", ENABLE_DEADLINE_S)
+            await self._check_health(generation)
+            await self._phase(generation, "publish", self._publish(generation))
+        except BaseException as error:
+            await self._discard(generation)
+            if isinstance(error, ActivationFailed):
+                self._kernel.troubles[found.manifest.id] = failed_state(found.manifest, generation.number, str(error))
+            raise
+        self._start_tasks(generation)
+        return generation
+
+    async def ready(self, generation: Generation) -> None:
+        """Tell a published plugin that it serves."""
+        await self._hook(generation, "get ready", "pk_ready", ENABLE_DEADLINE_S)
+
+    async def deactivate(self, plugin_id: str, deadline_s: float = DRAIN_DEADLINE_S) -> None:
+        """Withdraw, drain, stop. A plugin that does not drain in time is stopped all the same."""
+        generation = self._kernel.withdraw(plugin_id)
+        if generation is None:
+            return
+        await self._quietly(generation, "pk_drain", deadline_s)
+        if not await generation.drained(deadline_s):
+            self._kernel.log.warning("calls were cut off", plugin=plugin_id, in_flight=generation.in_flight)
+        await self._stop_tasks(generation)
+        await self._quietly(generation, "pk_disable", deadline_s)
+        self._kernel.forget(generation)
+        generation.state = "stopped"
+
+    # ----------------------------------------------------------------------------------- phases
+
+    def _generation(self, manifest: Manifest, plugin: object) -> Generation:
+        number = self._numbers[manifest.id] = self._numbers.get(manifest.id, 0) + 1
+        return Generation(manifest.id, number, manifest, names_of(manifest.id), plugin)
+
+    async def _configure(self, generation: Generation, settings: Any) -> None:
+        self._kernel.hooks.add(generation.key, generation.plugin)
+        await self._hook(generation, "configure", "pk_configure", HOOK_DEADLINE_S, settings=settings)
+
+    async def _register(self, generation: Generation, settings: Any) -> None:
+        registrar = HostRegistrar(self._kernel, generation, self._kernel.runtime(generation), settings)
+        try:
+            await self._hook(generation, "register", "pk_register", HOOK_DEADLINE_S, registrar=registrar)
+            slots = StagedSlots(self._kernel, generation)
+            await self._hook(generation, "register", "pk_pipeline", HOOK_DEADLINE_S, slots=slots)
+        finally:
+            registrar.close()
+        _check_provided(generation)
+
+    async def _check_health(self, generation: Generation) -> None:
+        health = await self._hook(generation, "check its health", "pk_health", HOOK_DEADLINE_S)
+        if isinstance(health, Health) and not health.ok:
+            raise ActivationFailed(generation.plugin_id, "be healthy", health.detail or "it says that it is not well")
+
+    async def _publish(self, generation: Generation) -> None:
+        self._kernel.publish(generation)
+
+    async def _phase(self, generation: Generation, phase: str, work: Awaitable[Any]) -> Any:
+        try:
+            return await work
+        except ActivationFailed:
+            raise
+        except (KernelError, pluggy.PluginValidationError, ValueError, HookFailed) as error:
+            text = error.detail if isinstance(error, KernelError) else str(error)
+            raise ActivationFailed(generation.plugin_id, phase, text) from error
+        except Exception as error:  # noqa: BLE001 - one plugin's fault stops that plugin alone
+            raise ActivationFailed(generation.plugin_id, phase, f"{type(error).__name__}: {error}") from error
+
+    async def _hook(self, generation: Generation, phase: str, hook: str, deadline_s: float, **arguments: Any) -> Any:
+        try:
+            return await self._kernel.hooks.call(
+                generation.key, generation.plugin_id, hook, deadline_s, **arguments
+            )
+        except HookFailed as failure:
+            cause = failure.__cause__
+            text = cause.detail if isinstance(cause, KernelError) else str(failure)
+            raise ActivationFailed(generation.plugin_id, phase, text) from cause
+
+    async def _discard(self, generation: Generation) -> None:
+        await self._quietly(generation, "pk_disable", HOOK_DEADLINE_S)
+        self._kernel.forget(generation)
+        generation.state = "failed"
+
+    async def _quietly(self, generation: Generation, hook: str, deadline_s: float) -> None:
+        try:
+            await self._kernel.hooks.call(generation.key, generation.plugin_id, hook, deadline_s)
+        except HookFailed as failure:
+            self._kernel.log.warning("a hook failed while its plugin was leaving", why=str(failure))
+
+    # ------------------------------------------------------------------------------------ tasks
+
+    def _start_tasks(self, generation: Generation) -> None:
+        for task in generation.tasks:
+            run = self._supervised(generation, task.name, task.run)
+            generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
+
+    async def _supervised(self, generation: Generation, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a plugin's task; when it raises, again, after a pause that doubles up to a minute."""
+        pause = TASK_PAUSE_S
+        while True:
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001 - logged, and tried again
+                self._kernel.log.warning(
+                    "a task failed", plugin=generation.plugin_id, task=name, why=f"{type(error).__name__}: {error}"
+                )
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, TASK_PAUSE_S_MAX)
+
+    async def _stop_tasks(self, generation: Generation) -> None:
+        for task in generation.running:
+            task.cancel()
+        await asyncio.gather(*generation.running, return_exceptions=True)
+        generation.running.clear()
+
+
+def failed_state(manifest: Manifest, number: int, reason: str, state: str = "failed") -> PluginState:
+    """A plugin in trouble, as operators see it."""
+    return PluginState(manifest.id, manifest.version, state, number, reason, 0, tuple(manifest.provides), tuple(manifest.requires))
+
+
+def _check_provided(generation: Generation) -> None:
+    lacking = {capability_of(entry) for entry in generation.manifest.provides} - set(generation.services)
+    if lacking:
+        raise ManifestError(f"{generation.plugin_id}: `provides` names {', '.join(sorted(lacking))}, which nothing registered")
+
+
+class StagedSlots:
+    """What `pk_pipeline` is given: fills the slots of one generation, refuses one that another plugin holds."""
+
+    def __init__(self, kernel: Kernel, generation: Generation) -> None:
+        self._kernel = kernel
+        self._generation = generation
+        self.permissions = RegisteredPermissions(kernel, generation)
+
+    def _fill(self, slot: str, value: Any, *, shared: bool = False) -> None:
+        for other in self._kernel.table.generations.values():
+            if not shared and other.plugin_id != self._generation.plugin_id and getattr(other.slots, slot) is not None:
+                raise ManifestError(f"{self._generation.plugin_id}: the slot {slot} is held by {other.plugin_id}")
+        setattr(self._generation.slots, slot, value)
+
+    def admit(self, make: Callable[[BoundOperation], Any]) -> None:
+        """Fill `admit`."""
+        self._fill("admit", make)
+
+    def identify(self, identifier: Identifier) -> None:
+        """Fill `identify`."""
+        self._fill("identify", identifier)
+
+    def authorize(self, authorizer: Authorizer) -> None:
+        """Fill `authorize`."""
+        self._fill("authorize", authorizer)
+
+    def entitle(self, make: Callable[[BoundOperation], Any]) -> None:
+        """Fill `entitle`."""
+        self._fill("entitle", make)
+
+    def limit(self, make: Callable[[BoundOperation], Any]) -> None:
+        """Fill `limit`."""
+        self._fill("limit", make)
+
+    def guard(self, make: Callable[[BoundOperation], Any]) -> None:
+        """Fill `guard`."""
+        self._fill("guard", make)
+
+    def idempotency(self, make: Callable[[BoundOperation], Any]) -> None:
+        """Fill `idempotency`."""
+        self._fill("idempotency", make)
+
+    def record(self, make: Callable[[BoundOperation], Any]) -> None:
+        """Fill `record`; several plugins may."""
+        self._fill("record", make, shared=True)
+
+
+class RegisteredPermissions:
+    """The permission registry as the `authorize` slot reads it: what is active now, and its own plugin's."""
+
+    def __init__(self, kernel: Kernel, generation: Generation) -> None:
+        self._kernel = kernel
+        self._generation = generation
+
+    def names(self) -> dict[str, str]:
+        """Full name -> description."""
+        return {**self._generation.permissions(), **self._kernel.table.permissions}
+
+
+def stop_order(generations: Sequence[Generation]) -> list[str]:
+    """Plugins in the order in which they stop: the reverse of their start."""
+    return [generation.plugin_id for generation in reversed(generations)]

@@ -1,0 +1,364 @@
+"""The one pipeline: each operation becomes one function, compiled when the table changes, never on the request path.
+
+`admit -> identify -> tenant -> authorize -> entitle -> limit -> validate -> guard(transaction(idempotency -> run ->
+record))`. Whatever door a call comes through, it passes these steps in this order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from host.generations import Generation, RegisteredOperation, Table
+from plugin_api.call import ANONYMOUS, Call, CallRuntime, Identity, Trace
+from plugin_api.errors import (
+    DeadlinePassed,
+    InvalidRequest,
+    KernelBug,
+    KernelError,
+    NotAllowed,
+    NotAuthenticated,
+    PreconditionRequired,
+)
+from plugin_api.limits import DEADLINE_S
+from plugin_api.pipeline import Credentials
+
+Run = Callable[[Call, Any], Awaitable[Any]]
+_VERSION_NEEDED = 'a change needs the version that you have read: send If-Match with the ETag, like If-Match: "1"'
+_CREDENTIALS_NEEDED = "credentials are missing; send Authorization: Bearer with an access token or an API key"
+
+
+class Inbound(Protocol):
+    """What a door knows about one request."""
+
+    request_id: str
+    address: str
+    declared_bytes: int
+    """Length of the body as announced, 0 when unknown."""
+    idempotency_key: str | None
+    if_match: str | None
+    trace: Trace | None
+    user_agent: str
+    call: Call | None
+    """Set as soon as the caller is known."""
+
+    def credentials(self) -> Credentials:
+        """What the caller showed."""
+        ...
+
+    def request(self) -> Any | Awaitable[Any]:
+        """Read and validate the request of the operation; awaitable only when its bytes are still on their way."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledOperation:
+    """An operation as doors call it."""
+
+    registered: RegisteredOperation
+    generation: Generation
+    invoke: Callable[[Inbound], Awaitable[Any]]
+    bind: Callable[..., Any]
+    """(placeholder values, raw query, body) -> request."""
+    encode: Callable[[Any], bytes]
+    takes_body: bool
+
+
+@dataclass(frozen=True, eq=False)
+class InnerOperation:
+    """An operation as other plugins call it."""
+
+    invoke: Callable[[Call, Any], Awaitable[Any]]
+
+
+class Expiry:
+    """Cancels the current task when its time is up, and turns that cancellation into DeadlinePassed.
+
+    `loop.call_later` and a cancel cost a quarter of `asyncio.timeout`, and this is on every request's path.
+    """
+
+    __slots__ = ("_fired", "_handle", "_seconds", "_task")
+
+    def __init__(self, seconds: float) -> None:
+        self._fired = False
+        self._seconds = seconds
+        task = asyncio.current_task()
+        if task is None:
+            raise KernelBug("a deadline needs a task")
+        self._task = task
+        self._handle = task.get_loop().call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._fired = True
+        self._task.cancel()
+
+    def stop(self) -> None:
+        """No cancellation from now on."""
+        self._handle.cancel()
+
+    def translate(self, error: asyncio.CancelledError) -> BaseException:
+        """DeadlinePassed when the cancellation is ours, else the cancellation itself."""
+        if not self._fired or self._task.uncancel() > 0:
+            return error
+        return DeadlinePassed(f"the call was not done within {self._seconds:g} s; try again, or ask for less at once")
+
+
+async def finish(call: Call, run: Run, request: Any) -> Any:
+    """Run an operation in its one transaction: everything it wrote commits together or not at all."""
+    try:
+        answer = await run(call, request)
+    except BaseException:
+        transaction = call.transaction
+        if transaction is not None:
+            await transaction.rollback()
+        raise
+    await settle(call)
+    return answer
+
+
+async def settle(call: Call) -> None:
+    """Commit what the call wrote, then run its callbacks; they run too when the commit's outcome is unknown."""
+    transaction = call.transaction
+    try:
+        if transaction is not None:
+            await transaction.commit()
+    finally:
+        for callback in call.after or ():
+            callback()
+
+
+def _with_recorders(run: Run, recorders: list[Callable[[Call, Any, Any], Awaitable[None]]]) -> Run:
+    if not recorders:
+        return run
+
+    async def recorded(call: Call, request: Any) -> Any:
+        answer = await run(call, request)
+        for record in recorders:
+            await record(call, request, answer)
+        return answer
+
+    return recorded
+
+
+def _with_idempotency(run: Run, idempotency: Any) -> Run:
+    if idempotency is None:
+        return run
+
+    async def once(call: Call, request: Any) -> Any:
+        return await idempotency(call, request, partial(run, call, request))
+
+    return once
+
+
+def _with_guard(run: Run, guard: Any) -> Run:
+    if guard is None:
+        return run
+
+    async def guarded(call: Call, request: Any) -> Any:
+        return await guard(call, partial(run, call, request))
+
+    return guarded
+
+
+def compose(registered: RegisteredOperation, table: Table) -> Run:
+    """`guard(transaction(idempotency -> run -> record))` of one operation."""
+    bound, slots = registered.bound, table.slots
+    recorders = [record for make in table.recorders if (record := make(bound)) is not None]
+    inside = _with_recorders(registered.function, recorders)
+    inside = _with_idempotency(inside, slots.idempotency(bound) if slots.idempotency else None)
+
+    async def transacted(call: Call, request: Any) -> Any:
+        return await finish(call, inside, request)
+
+    return _with_guard(transacted, slots.guard(bound) if slots.guard else None)
+
+
+class Checks:
+    """Permission checks by full name, made once each; denies everything while nobody fills `authorize`."""
+
+    def __init__(self, table: Table) -> None:
+        self._authorizer = table.slots.authorize
+        self._known = table.permissions
+        self._made: dict[str, Callable[[Identity], bool]] = {}
+
+    def of(self, permission: str) -> Callable[[Identity], bool]:
+        """The check of one permission."""
+        check = self._made.get(permission)
+        if check is None:
+            check = self._authorizer.check(permission) if self._authorizer else _deny
+            if permission in self._known:
+                self._made[permission] = check
+        return check
+
+    def allows(self, identity: Identity, permission: str) -> bool:
+        """Whether this identity holds a permission."""
+        return self.of(permission)(identity)
+
+
+def _deny(identity: Identity) -> bool:
+    return False
+
+
+def refuse(permission: str, call_or_actor: object) -> NotAllowed:
+    """The error of a missing permission; it names the permission."""
+    return NotAllowed(f"this needs the permission {permission}, which {call_or_actor} does not hold; ask an administrator")
+
+
+def compile_invoke(
+    registered: RegisteredOperation, table: Table, runtime: CallRuntime, checks: Checks
+) -> Callable[[Inbound], Awaitable[Any]]:
+    """Make the function that a door calls for one operation."""
+    identify = _identify(registered, table, checks)
+    generation = table.generations[registered.bound.plugin_id]
+    admit = table.slots.admit(registered.bound) if table.slots.admit else None
+    before = [
+        step
+        for make in (table.slots.entitle, table.slots.limit)
+        if make is not None and (step := make(registered.bound)) is not None
+    ]
+    run, bound = compose(registered, table), registered.bound
+    needs_version = bound.method == "PATCH"
+    seconds = min(bound.spec.deadline_s or DEADLINE_S, DEADLINE_S)
+    monotonic = time.monotonic
+
+    async def invoke(inbound: Inbound) -> Any:
+        if admit is not None:
+            admit(bound, inbound.address, inbound.declared_bytes)
+        expiry = Expiry(seconds)
+        generation.in_flight += 1
+        try:
+            call = identify(inbound, runtime, monotonic() + seconds)
+            if not isinstance(call, Call):
+                call = await call
+            inbound.call = call
+            for step in before:
+                await step(call)
+            request = inbound.request()
+            if isinstance(request, Awaitable):
+                request = await request
+            if needs_version and call.if_match is None:
+                raise PreconditionRequired(_VERSION_NEEDED)
+            return await run(call, request)
+        except asyncio.CancelledError as error:
+            raise expiry.translate(error) from None
+        finally:
+            expiry.stop()
+            generation.leave()
+
+    return invoke
+
+
+def _identify(
+    registered: RegisteredOperation, table: Table, checks: Checks
+) -> Callable[[Inbound, CallRuntime, float], Call | Awaitable[Call]]:
+    bound = registered.bound
+    if bound.spec.public:
+        return _anonymous
+    identifier, permission = table.slots.identify, bound.permission
+    allowed = checks.of(permission) if permission else None
+
+    def accept(inbound: Inbound, runtime: CallRuntime, deadline: float, identity: Identity) -> Call:
+        if allowed is not None and not allowed(identity):
+            raise refuse(str(permission), f"this {identity.actor.kind.replace('_', ' ')}")
+        return Call(
+            runtime,
+            tenant_id=identity.tenant_id,
+            actor=identity.actor,
+            request_id=inbound.request_id,
+            deadline=deadline,
+            identity=identity,
+            allows=partial(checks.allows, identity),
+            idempotency_key=inbound.idempotency_key,
+            if_match=inbound.if_match,
+            trace=inbound.trace,
+            address=inbound.address,
+            user_agent=inbound.user_agent,
+        )
+
+    async def look_up(inbound: Inbound, runtime: CallRuntime, deadline: float, credentials: Credentials) -> Call:
+        identity = await identifier.identify(credentials) if identifier else None
+        if identity is None:
+            raise NotAuthenticated(_CREDENTIALS_NEEDED)
+        return accept(inbound, runtime, deadline, identity)
+
+    def identify(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call | Awaitable[Call]:
+        credentials = inbound.credentials()
+        identity = identifier.recall(credentials) if identifier else None
+        if identity is None:
+            return look_up(inbound, runtime, deadline, credentials)
+        return accept(inbound, runtime, deadline, identity)
+
+    return identify
+
+
+def _anonymous(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call:
+    return Call(
+        runtime,
+        tenant_id=None,
+        actor=ANONYMOUS,
+        request_id=inbound.request_id,
+        deadline=deadline,
+        if_match=inbound.if_match,
+        trace=inbound.trace,
+        address=inbound.address,
+        user_agent=inbound.user_agent,
+    )
+
+
+def compile_inner(registered: RegisteredOperation, table: Table, runtime: CallRuntime) -> InnerOperation:
+    """Make the function that another plugin's call goes through: same checks, its own transaction, no limits."""
+    bound, run = registered.bound, compose(registered, table)
+    generation = table.generations[bound.plugin_id]
+    revalidate = _revalidator(registered.request_type)
+
+    async def invoke(call: Call, request: Any) -> Any:
+        if bound.permission is not None and not call.allows(bound.permission):
+            raise refuse(bound.permission, call.actor)
+        callee = Call(
+            runtime,
+            tenant_id=call.tenant_id if call.has_tenant else None,
+            actor=call.actor,
+            request_id=call.request_id,
+            deadline=call.deadline,
+            identity=call.identity,
+            allows=call.allows,
+            if_match=call.if_match,
+            trace=call.trace,
+            address=call.address,
+            user_agent=call.user_agent,
+        )
+        generation.in_flight += 1
+        try:
+            return await run(callee, revalidate(request))
+        finally:
+            generation.leave()
+
+    return InnerOperation(invoke)
+
+
+def _revalidator(request_type: type) -> Callable[[Any], Any]:
+    """Struct constructors do not enforce `Meta`, so a value from another plugin is encoded and decoded once."""
+    encode, decoder = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(request_type)
+
+    def revalidate(request: Any) -> Any:
+        try:
+            return decoder.decode(encode(request))
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"{request_type.__name__}: {error}") from None
+
+    return revalidate
+
+
+def as_kernel_error(error: BaseException) -> KernelError:
+    """Whatever an operation raised, as one of our errors; anything unforeseen is a KernelBug that hides it."""
+    if isinstance(error, KernelError):
+        return error
+    bug = KernelBug(f"{type(error).__name__}: {error}")
+    bug.__cause__ = error
+    return bug

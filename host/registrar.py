@@ -1,0 +1,161 @@
+"""The registrar given to `pk_register`: it writes what a plugin registers into that plugin's generation."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from host.generations import Generation, RegisteredOperation, RegisteredTask, absolute_path, full_permission
+from host.observe import CounterFamily, PluginLog
+from host.runtime import GenerationRuntime, PluginCalls
+from host.services import PluginServices, capability_of
+from plugin_api.limits import OPERATIONS_PER_PLUGIN_MAX, TASKS_PER_PLUGIN_MAX
+from plugin_api.manifest import ManifestError
+from plugin_api.operation import JOB_ATTRIBUTE, OPERATION_ATTRIBUTE, REACTION_ATTRIBUTE, OperationSpec
+from plugin_api.pipeline import BoundOperation
+from plugin_api.services import ServiceKey
+
+if TYPE_CHECKING:
+    from host.kernel import Kernel
+
+T = TypeVar("T")
+
+
+class HostRegistrar:
+    """One generation's registrar; `close()` ends the time in which things can be registered."""
+
+    def __init__(self, kernel: Kernel, generation: Generation, runtime: GenerationRuntime, settings: Any) -> None:
+        self._kernel = kernel
+        self._generation = generation
+        self._open = True
+        self.plugin_id = generation.plugin_id
+        self.area = generation.names.area
+        self.settings = settings
+        self.services = PluginServices(kernel, generation.plugin_id, generation.manifest)
+        self.calls = PluginCalls(runtime)
+        self.clock = kernel.clock
+        self.stamps = kernel.stamps
+        self.tenant_hooks = kernel.tenant_hooks
+        self.host_state = kernel.state
+        self.log = PluginLog(generation.plugin_id)
+        self.data_folder: Path = kernel.data_folder
+        self.cache = kernel.part("cache", generation.names.area)
+        self.secrets = kernel.part("vault", generation.plugin_id)
+
+    def close(self) -> None:
+        """Refuse whatever is registered from now on."""
+        self._open = False
+
+    def _check(self) -> None:
+        if not self._open:
+            raise ManifestError(f"{self.plugin_id}: things are registered inside pk_register only")
+
+    def operations(self, owner: object) -> None:
+        """Register the methods of `owner` that are marked `@operation`, and `owner` as the plugin's service."""
+        self._check()
+        found = list(_marked(owner, OPERATION_ATTRIBUTE))
+        if not found:
+            raise ManifestError(f"{self.plugin_id}: {type(owner).__name__} has no method marked @operation")
+        for name, method, spec in found:
+            self._generation.operations.append(self._registered(name, method, spec))
+        if len(self._generation.operations) > OPERATIONS_PER_PLUGIN_MAX:
+            raise ManifestError(f"{self.plugin_id}: more than {OPERATIONS_PER_PLUGIN_MAX} operations")
+        for provided in self._generation.manifest.provides:
+            self._generation.services.setdefault(capability_of(provided), owner)
+
+    def _registered(self, name: str, method: Callable[..., Any], spec: OperationSpec) -> RegisteredOperation:
+        request_type, answer_type = self._types(name, method, spec)
+        area = self._generation.names.area
+        if spec.permission and spec.permission not in self._generation.manifest.permissions:
+            raise ManifestError(
+                f"{self.plugin_id}: operation {name} needs the permission {spec.permission!r}, which the manifest does not "
+                f'list; add "{spec.permission}" under [permissions]'
+            )
+        permission = full_permission(area, spec.permission, operator=spec.operator) if spec.permission else None
+        bound = BoundOperation(
+            f"{area}.{name}", self.plugin_id, area, spec, spec.method, self._path(name, spec), permission
+        )
+        return RegisteredOperation(bound, method, request_type, answer_type, inspect.getdoc(method) or "")
+
+    def _path(self, name: str, spec: OperationSpec) -> str:
+        path = absolute_path(self._generation.names, spec)
+        if spec.path.startswith(("/api/", "/.well-known/")) and not self.plugin_id.startswith("kernel."):
+            raise ManifestError(
+                f"{self.plugin_id}: operation {name} has the absolute path {spec.path}, which only kernel plugins may "
+                f"register; write it relative, it becomes {self._generation.names.rest_prefix}/..."
+            )
+        return path
+
+    def _types(self, name: str, method: Callable[..., Any], spec: OperationSpec) -> tuple[type, Any]:
+        where = f"{self.plugin_id}: operation {name}"
+        if not inspect.iscoroutinefunction(method):
+            raise ManifestError(f"{where} is no `async def`")
+        try:
+            hints = typing.get_type_hints(method, include_extras=True)
+        except NameError as error:
+            raise ManifestError(f"{where}: {error}; its types must be names of its module") from error
+        parameters = list(inspect.signature(method).parameters.values())
+        if len(parameters) != 2:
+            raise ManifestError(f"{where} takes (self, call: Call, request: SomeStruct)")
+        request_type = hints.get(parameters[1].name)
+        if not (isinstance(request_type, type) and issubclass(request_type, msgspec.Struct)):
+            raise ManifestError(f"{where}: `request` is annotated with {request_type!r}, which is no Struct")
+        lacking = set(spec.placeholders) - set(request_type.__struct_fields__)
+        if lacking:
+            raise ManifestError(f"{where}: {request_type.__name__} has no field {', '.join(sorted(lacking))} for the path")
+        if "return" not in hints:
+            raise ManifestError(f"{where}: say what it answers: `-> SomeStruct` or `-> None`")
+        answer_type = hints["return"]
+        return request_type, None if answer_type is type(None) else answer_type
+
+    def reactions(self, owner: object) -> None:
+        """Register `@on` and `@job` methods; refused while no plugin provides events and schedules."""
+        self._check()
+        found = [*_marked(owner, REACTION_ATTRIBUTE), *_marked(owner, JOB_ATTRIBUTE)]
+        if found:
+            raise ManifestError(
+                f"{self.plugin_id}: {found[0][0]} reacts to events or runs on a schedule, and no installed plugin provides "
+                "the capability eventbus"
+            )
+
+    def service(self, key: ServiceKey[T], implementation: T) -> None:
+        """Provide a capability that is a port."""
+        self._check()
+        if key.name not in {capability_of(entry) for entry in self._generation.manifest.provides}:
+            raise ManifestError(f"{self.plugin_id}: {key.name} is not in the manifest's `provides`; add it there")
+        self._generation.services[key.name] = implementation
+
+    def task(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a background coroutine from publish until drain."""
+        self._check()
+        if len(self._generation.tasks) >= TASKS_PER_PLUGIN_MAX:
+            raise ManifestError(f"{self.plugin_id}: more than {TASKS_PER_PLUGIN_MAX} tasks")
+        self._generation.tasks.append(RegisteredTask(name, run))
+
+    def counter(self, name: str, description: str, labels: Sequence[str] = ()) -> CounterFamily:
+        """Make a metric `pk_{area}_{name}_total`."""
+        self._check()
+        if "tenant" in labels or "tenant_id" in labels:
+            raise ManifestError(f"{self.plugin_id}: the metric {name} is labelled by tenant; tenants are never a label")
+        full = f"pk_{self.area.replace('.', '_')}_{name}_total"
+        self._generation.counters.append(full)
+        return self._kernel.metrics.counter(full, description, labels)
+
+    def announce(self, text: str) -> None:
+        """Print lines on the terminal of whoever started the kernel."""
+        self._kernel.announce(text)
+
+
+def _marked(owner: object, attribute: str) -> list[tuple[str, Callable[..., Any], Any]]:
+    found: list[tuple[str, Callable[..., Any], Any]] = []
+    for name, function in inspect.getmembers(type(owner), inspect.isfunction):
+        spec = getattr(function, attribute, None)
+        if spec is not None:
+            found.append((name, getattr(owner, name), spec))
+    return found
+

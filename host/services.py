@@ -1,0 +1,91 @@
+"""In-process services: stable proxies that always reach the current generation of a capability."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from plugin_api.call import Call
+from plugin_api.errors import KernelBug, Unavailable
+from plugin_api.manifest import Manifest
+from plugin_api.services import ServiceKey
+
+if TYPE_CHECKING:
+    from host.kernel import Kernel
+
+T = TypeVar("T")
+
+
+def capability_of(requirement: str) -> str:
+    """`data >=1` names the capability `data`."""
+    return requirement.split(" ", 1)[0].strip()
+
+
+def visible_capabilities(manifest: Manifest) -> frozenset[str]:
+    """What a plugin may look up: what it requires, comes after, or provides."""
+    return frozenset(capability_of(entry) for entry in (*manifest.requires, *manifest.after, *manifest.provides))
+
+
+class ServiceProxy:
+    """Stands for one capability. Methods that are operations go through the pipeline of their current generation; those
+    of a port go straight to its implementation."""
+
+    def __init__(self, kernel: Kernel, capability: str) -> None:
+        self._kernel = kernel
+        self._capability = capability
+
+    def _implementation(self) -> object:
+        provided = self._kernel.table.services.get(self._capability)
+        if provided is None:
+            raise Unavailable(f"nothing provides the capability {self._capability} now; see `pk doctor`")
+        return provided.implementation
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if (self._capability, name) in self._kernel.table.inner:
+            method: Any = self._operation(name)
+        else:
+            method = getattr(self._implementation(), name)
+            if not callable(method):
+                return method
+            method = self._forward(name)
+        self.__dict__[name] = method
+        return method
+
+    def _operation(self, name: str) -> Callable[[Call, Any], Awaitable[Any]]:
+        kernel, key = self._kernel, (self._capability, name)
+
+        def call(call: Call, request: Any) -> Awaitable[Any]:
+            inner = kernel.table.inner.get(key)
+            if inner is None:
+                raise Unavailable(f"nothing provides {key[0]}.{name} now; see `pk doctor`")
+            return inner.invoke(call, request)
+
+        return call
+
+    def _forward(self, name: str) -> Callable[..., Any]:
+        def forward(*arguments: Any, **named: Any) -> Any:
+            return getattr(self._implementation(), name)(*arguments, **named)
+
+        return forward
+
+
+class PluginServices:
+    """The `services` handle of one plugin."""
+
+    def __init__(self, kernel: Kernel, plugin_id: str, manifest: Manifest) -> None:
+        self._kernel = kernel
+        self._plugin_id = plugin_id
+        self._visible = visible_capabilities(manifest)
+
+    def get(self, key: ServiceKey[T]) -> T:
+        """A proxy to whatever provides `key`."""
+        if key.name not in self._visible:
+            raise KernelBug(f"{self._plugin_id} uses the capability {key.name} without listing it in `requires` or `after`")
+        return cast("T", self._kernel.proxy(key.name))
+
+    def find(self, key: ServiceKey[T]) -> T | None:
+        """The proxy, or None while nothing provides `key`."""
+        proxy = self.get(key)
+        return proxy if key.name in self._kernel.table.services else None

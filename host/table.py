@@ -1,0 +1,97 @@
+"""Building the one table from the active generations: the only place where a change of plugins becomes visible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from host.binding import compile_binding, compile_encoder
+from host.dispatch import Dispatch
+from host.generations import (
+    Generation,
+    RegisteredOperation,
+    SlotFillers,
+    Table,
+    merged_permissions,
+    merged_services,
+    merged_slots,
+)
+from host.pipeline import Checks, CompiledOperation, InnerOperation, compile_inner, compile_invoke
+from host.runtime import GenerationRuntime
+from host.services import capability_of
+
+if TYPE_CHECKING:
+    from host.kernel import Kernel
+
+
+def empty_table() -> Table:
+    """A table in which nothing is active: every request finds nothing, every check denies."""
+    return Table(0, {}, {}, {}, SlotFillers(), (), (), {}, Dispatch(()))
+
+
+def build_table(kernel: Kernel, generations: Sequence[Generation], version: int) -> Table:
+    """Compile everything that is active into a new table.
+
+    Raises:
+        RouteConflict: two operations claim one method and path.
+    """
+    draft = _draft(generations, version)
+    checks = Checks(draft)
+    operations = [
+        _compile(registered, generation, draft, kernel.runtime(generation), checks)
+        for generation in generations
+        for registered in generation.operations
+    ]
+    return Table(
+        draft.version,
+        draft.generations,
+        draft.services,
+        draft.permissions,
+        draft.slots,
+        draft.recorders,
+        tuple(operations),
+        _inner(kernel, generations, draft),
+        Dispatch((o.registered.bound.method, o.registered.bound.path, o) for o in operations),
+    )
+
+
+def _draft(generations: Sequence[Generation], version: int) -> Table:
+    return Table(
+        version,
+        {generation.plugin_id: generation for generation in generations},
+        merged_services(generations),
+        merged_permissions(generations),
+        merged_slots(generations),
+        tuple(record for g in generations if (record := g.slots.record) is not None),
+        (),
+        {},
+        Dispatch(()),
+    )
+
+
+def _compile(
+    registered: RegisteredOperation, generation: Generation, draft: Table, runtime: GenerationRuntime, checks: Checks
+) -> CompiledOperation:
+    bound = registered.bound
+    takes_body = bound.method not in ("GET", "DELETE")
+    return CompiledOperation(
+        registered,
+        generation,
+        compile_invoke(registered, draft, runtime, checks),
+        compile_binding(registered.request_type, placeholders=bound.spec.placeholders, takes_body=takes_body),
+        compile_encoder(registered.answer_type),
+        takes_body,
+    )
+
+
+def _inner(
+    kernel: Kernel, generations: Iterable[Generation], draft: Table
+) -> dict[tuple[str, str], InnerOperation]:
+    found: dict[tuple[str, str], InnerOperation] = {}
+    for generation in generations:
+        capabilities = [capability_of(provided) for provided in generation.manifest.provides]
+        for registered in generation.operations:
+            inner = compile_inner(registered, draft, kernel.runtime(generation))
+            name = registered.bound.id.rsplit(".", 1)[1]
+            found.update({(capability, name): inner for capability in capabilities})
+    return found
