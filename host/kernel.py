@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from host.description import Description
 from host.generations import Generation, Table
 from host.hooks import HookFailed, HookTable
 from host.observe import Metrics, PluginLog, sink
@@ -53,6 +54,8 @@ class Kernel:
         self.state = KernelState(self, place)
         self.tenant_hooks = KernelTenantHooks(self)
         self.announce = announce
+        self.is_ready = False
+        self.description = Description(self)
         self.log = PluginLog("host")
         self._proxies: dict[str, ServiceProxy] = {}
         self._runtimes: dict[str, GenerationRuntime] = {}
@@ -165,9 +168,7 @@ class KernelState:
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document of the current table."""
-        from host.description import openapi_document  # noqa: PLC0415 - description reads the kernel's table
-
-        return openapi_document(self._kernel)
+        return self._kernel.description.document()
 
 
 def describe(generation: Generation) -> PluginState:
