@@ -1,0 +1,211 @@
+"""One worker process: it loads the plugins, serves the doors, and answers its parent until that tells it to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct, convert
+
+from host.channel import Channel, ChannelClosed, ChannelFull
+from host.http import RestDoor
+from host.kernel import Kernel, Place
+from host.observe import install, sink
+from host.runtime import cursor_key
+from host.stamps import FileStamps
+from host.startup import StartFailed, Startup
+from host.watchdog import Stall, Watchdog
+
+HEARTBEAT_S: Final = 1.0
+STALL_NAMED_AFTER_S: Final = 0.5
+DRAIN_S: Final = 6.0
+BACKLOG: Final = 1_024
+
+
+class WorkerStart(Struct, frozen=True):
+    """What the parent tells a worker first."""
+
+    data_dir: str
+    worker: int
+    http_fd: int
+    servers: dict[str, str]
+    profile: str = "embedded"
+    only: list[str] = []
+    overrides: dict[str, Any] = {}
+    """Settings of the command line by `section.name`; everything else the worker reads from its own sources."""
+
+
+class Worker:
+    """The life of one worker process."""
+
+    def __init__(self, channel_fd: int) -> None:
+        self._channel_fd = channel_fd
+        self._started: asyncio.Future[WorkerStart] = asyncio.get_running_loop().create_future()
+        self._stopping = asyncio.Event()
+        self._channel: Channel | None = None
+        self._kernel: Kernel | None = None
+        self._startup: Startup | None = None
+
+    async def run(self) -> int:
+        """Serve until told to stop, or until the parent is gone; the exit status."""
+        loop = asyncio.get_running_loop()
+        sink.use_loop(loop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: None)  # the parent says when; a terminal's Ctrl-C reaches us too
+        end = socket.socket(fileno=self._channel_fd)
+        self._channel = await Channel.open(end, self._handlers(), self._parent_is_gone)
+        try:
+            return await self._serve(await self._started)
+        finally:
+            sink.flush()
+
+    def _handlers(self) -> Mapping[str, Any]:
+        return {
+            "start": self._on_start,
+            "stop": self._on_stop,
+            "metrics": self._on_metrics,
+            "health": self._on_health,
+            "control": self._on_control,
+        }
+
+    def _on_start(self, fields: dict[str, Any]) -> None:
+        if not self._started.done():
+            self._started.set_result(convert(fields, WorkerStart))
+
+    def _on_stop(self, fields: dict[str, Any]) -> None:
+        self._stopping.set()
+
+    def _parent_is_gone(self) -> None:
+        # Nobody restarts or stops us any more, and the next kernel must find no stale worker.
+        self._stopping.set()
+        if not self._started.done():
+            self._started.cancel()
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        if self._channel is not None:
+            try:
+                self._channel.send(kind, **fields)
+            except (ChannelClosed, ChannelFull):
+                self._stopping.set()
+
+    # ----------------------------------------------------------------------------------- serving
+
+    async def _serve(self, start: WorkerStart) -> int:
+        kernel = self._kernel = make_kernel(start, lambda text: self._send("announce", text=text))
+        startup = self._startup = Startup(kernel, start.only, start.overrides)
+        watchdog = Watchdog(STALL_NAMED_AFTER_S, startup.folders(), self._on_stall)
+        beat = asyncio.create_task(self._heartbeat(watchdog), name="heartbeat")
+        watchdog.start()
+        try:
+            await startup.run()
+        except StartFailed as error:
+            self._send("failed", text=str(error))
+            await startup.stop()
+            return 1
+        door = RestDoor(kernel, startup.pages())
+        server = await self._listen(door, start.http_fd)
+        kernel.is_ready = True
+        gc.freeze()  # what start-up made stays; later collections need not look at it
+        self._send("ready")
+        await self._stopping.wait()
+        kernel.is_ready = False
+        await self._close(server, door)
+        await startup.stop()
+        watchdog.stop()
+        beat.cancel()
+        return 0
+
+    async def _listen(self, door: RestDoor, descriptor: int) -> asyncio.Server:
+        listener = socket.socket(fileno=descriptor)
+        listener.setblocking(False)
+        return await asyncio.get_running_loop().create_server(door.server, sock=listener, backlog=BACKLOG)
+
+    async def _close(self, server: asyncio.Server, door: RestDoor) -> None:
+        """Take no new connection, say `Connection: close` on the next answers, let calls end, hang up."""
+        server.close()
+        door.closing = True
+        door.server.pre_shutdown()
+        await door.server.shutdown(DRAIN_S)
+
+    async def _heartbeat(self, watchdog: Watchdog) -> None:
+        while True:
+            for _ in range(10):
+                watchdog.beat()
+                await asyncio.sleep(HEARTBEAT_S / 10)
+            self._send("heartbeat")
+
+    def _on_stall(self, stall: Stall) -> None:
+        sink.line("warning", "the event loop has stalled", {"seconds": stall.seconds, "plugin": stall.plugin_id, "frame": stall.frame})
+        if self._channel is not None:
+            self._channel.send_from_thread("stalled", plugin=stall.plugin_id, frame=stall.frame)
+
+    # ------------------------------------------------------------------------- the parent's questions
+
+    def _on_metrics(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"families": self._kernel.metrics.families() if self._kernel else []}
+
+    async def _on_health(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return await self._startup.health() if self._startup is not None else {"ok": False, "plugins": {}}
+
+    async def _on_control(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if self._startup is None or self._kernel is None or not self._kernel.is_ready:
+            return {"status": 503, "body": {"detail": "the kernel is starting or stopping; try again"}}
+        return await self._startup.control(fields)
+
+
+def make_kernel(start: WorkerStart, announce: Any) -> Kernel:
+    """The empty kernel of this process."""
+    data_folder = Path(start.data_dir)
+    place = Place(data_folder, start.profile, start.worker, start.servers)
+    stamps = FileStamps(data_folder / "run" / "stamps")
+    return Kernel(place, stamps, cursor_key(host_secret(data_folder / "secrets" / "host.key")), announce)
+
+
+def host_secret(path: Path) -> bytes:
+    """The host's own secret, made at the first start: 32 random bytes, 0600; of two racing makers one wins."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: `python -P -m host.worker CHANNEL_FD`, started by the parent only."""
+    words = sys.argv[1:] if arguments is None else arguments
+    install()
+
+    async def live() -> int:
+        return await Worker(int(words[0])).run()
+
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run(live())
+    return uvloop.run(live())
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except asyncio.CancelledError:
+        sys.exit(0)
