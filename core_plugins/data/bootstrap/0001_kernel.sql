@@ -1,0 +1,97 @@
+-- phase: expand
+-- up
+-- The kernel's own part of the database: what the tenant wall stands on. Everything here belongs to the kernel's
+-- administrator; plugins may call `pk.tenant_id()`, `pk.entered()` and, in migrations, `pk.protect()`.
+
+-- Keys that sign the tenant context, as the padded blocks of HMAC (RFC 2104): sha256() is the only hash that every server
+-- has. Workers sign with the newest; every key that is still here is accepted, so that keys can be rotated.
+create table pk.context_key (
+  id text primary key check (id ~ '^[0-9]{6}$'),
+  inner_pad bytea not null check (length(inner_pad) = 64),
+  outer_pad bytea not null check (length(outer_pad) = 64),
+  made_at timestamptz not null default now());
+revoke all on pk.context_key from public;
+
+-- Counts the transactions of a session. Each session draws a block of its own, so the counter needs no shared lock and no
+-- write; within the block the worker knows each value beforehand and signs it, which makes a context good for one
+-- transaction of one session. No SQL can set the counter back: that would need UPDATE on the sequence.
+create sequence pk.turn as bigint cache 262144;
+revoke all on sequence pk.turn from public;
+grant usage on sequence pk.turn to public;
+
+-- The tenant in the signed context of this transaction; all zeros for a context without a tenant.
+-- `pk.ctx` = mac (64 hex digits), key id (6 digits), turn (19), expiry in seconds (10), tenant (32 hex digits), role.
+create function pk.context_tenant() returns uuid
+  language plpgsql stable parallel restricted security definer set search_path = pg_catalog
+  as $$
+declare
+  context text := current_setting('pk.ctx', true);
+  genuine boolean;
+begin
+  if coalesce(length(context), 0) < 132 then
+    raise exception 'no tenant context in this transaction' using errcode = '42501';
+  end if;
+  -- Both sides are hashed once more, so that the time of the comparison tells nothing about the mac.
+  select sha256(decode(left(context, 64), 'hex'))
+       = sha256(sha256(k.outer_pad || sha256(k.inner_pad || convert_to(substr(context, 65), 'UTF8'))))
+    into genuine from pk.context_key k where k.id = substr(context, 65, 6);
+  if genuine is distinct from true then
+    raise exception 'the tenant context is forged or its key was withdrawn' using errcode = '42501';
+  end if;
+  if substr(context, 71, 19)::bigint <> currval('pk.turn') then
+    raise exception 'the tenant context belongs to another transaction' using errcode = '42501';
+  end if;
+  if to_timestamp(substr(context, 90, 10)::bigint) < now() then
+    raise exception 'the tenant context has expired' using errcode = '42501';
+  end if;
+  if substr(context, 132) <> current_setting('role') then
+    raise exception 'the tenant context was given to the role %, not to %', substr(context, 132), current_setting('role')
+      using errcode = '42501';
+  end if;
+  return substr(context, 100, 32)::uuid;
+end $$;
+revoke all on function pk.context_tenant() from public;
+
+create function pk.tenant_id() returns uuid
+  language plpgsql stable parallel restricted security definer set search_path = pg_catalog
+  as $$
+declare
+  tenant uuid := pk.context_tenant();
+begin
+  if tenant = '00000000-0000-0000-0000-000000000000' then
+    raise exception 'this transaction has no tenant' using errcode = '42501';
+  end if;
+  return tenant;
+end $$;
+
+-- True in a transaction that the kernel opened for the role that is set now; error 42501 otherwise. For `security definer`
+-- functions that look across tenants: nobody else's transaction may use them by setting the role.
+create function pk.entered() returns boolean
+  language sql stable parallel restricted security definer set search_path = pg_catalog
+  as $$ select pk.context_tenant() is not null $$;
+
+-- Put a table behind the tenant wall and give it to the plugin's role. Called in migrations, as the schema's owner.
+create function pk.protect(target regclass) returns void
+  language plpgsql set search_path = pg_catalog
+  as $$
+declare
+  plugin name;
+  keeper name;
+begin
+  select n.nspname, pg_get_userbyid(c.relowner) into strict plugin, keeper
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target;
+  execute format('alter table %s enable row level security', target);
+  execute format('alter table %s force row level security', target);
+  execute format('drop policy if exists tenant on %s', target);
+  execute format('drop policy if exists owner on %s', target);
+  -- A single equality, so that it is an index condition on every key that begins with tenant_id.
+  execute format('create policy tenant on %s to %I using (tenant_id = (select pk.tenant_id()))'
+    ' with check (tenant_id = (select pk.tenant_id()))', target, plugin);
+  -- Migrations fill in old rows, narrow functions look across: both run as the owner, whom nobody else can become.
+  execute format('create policy owner on %s to %I using (true) with check (true)', target, keeper);
+  execute format('grant select, insert, update, delete on %s to %I', target, plugin);
+end $$;
+revoke all on function pk.protect(regclass) from public;
+
+-- down
+drop schema pk cascade;

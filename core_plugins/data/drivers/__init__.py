@@ -1,0 +1,1 @@
+"""PostgreSQL through asyncpg, and the server itself in the embedded profile."""

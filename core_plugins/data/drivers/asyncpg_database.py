@@ -1,0 +1,365 @@
+"""Transactions behind the tenant wall, through asyncpg.
+
+A transaction begins in ONE round trip: a simple query that resets what a former borrower may have set, begins, takes the
+plugin's role and its search path, counts the session's turn and sets the signed tenant context. Nothing else of a session
+can leak from one borrower to the next:
+
+* settings (`set_config(.., false)`): `reset all` in the next BEGIN; the role is set anew by each.
+* temporary tables, session advisory locks, large objects, DO blocks: no plugin's role may make any (see `storage.HARDEN`).
+* SET, PREPARE, LISTEN, DECLARE .. WITH HOLD, transaction control: `model.check_statement` refuses the statement; the
+  extended protocol, used throughout, takes one statement at a time, so none hides behind another.
+* an open transaction: a connection goes back to the pool only after COMMIT or ROLLBACK was answered; a call that is
+  cancelled in between has its connection thrown away.
+
+Correctness won over speed where a cancelled call costs a new connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NoReturn, Protocol
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from core_plugins.data.drivers.asyncpg_errors import is_away, is_stale, leaves_connection_usable, mapped
+from core_plugins.data.drivers.asyncpg_pool import Connection, Link, Pool, Statement
+from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
+from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, StoreUnavailable
+from plugin_api.events import Event
+from plugin_api.limits import EVENTS_PER_TRANSACTION_MAX
+from plugin_api.ports.database import Row, Transaction, Tx
+
+TURNS_PER_CONNECTION: Final = 262_000
+"""Transactions of one connection; a little less than the block of `pk.turn` that its session draws."""
+TEXTS_PER_GENERATION_MAX: Final = 5_000
+COMMIT_S_MIN: Final = 1.0
+"""A commit that has been sent gets at least this long, so that a late call does not end as `commit_unknown`."""
+ROLLBACK_S_MAX: Final = 1.0
+PING_S_MAX: Final = 1.0
+
+
+class Outbox(Protocol):
+    """Writes events in the transaction that emitted them."""
+
+    async def write(self, tx: Tx, schema: str, tenant_id: UUID, events: Sequence[Event]) -> None:
+        """Insert `events`, in order; called once, just before the commit."""
+        ...
+
+
+class _Place:
+    """What is the same for every transaction of one generation of one plugin."""
+
+    __slots__ = ("begin", "begin_readonly", "prefix", "role", "texts")
+
+    def __init__(self, schema: str, generation: int) -> None:
+        self.role = check_schema(schema)
+        self.prefix = f"/*{schema}@{generation}*/"
+        rest = f"set local role \"{schema}\";set local search_path to \"{schema}\",pk;select nextval('pk.turn');"
+        self.begin = f"reset all;begin;{rest}set local statement_timeout="
+        self.begin_readonly = f"reset all;begin read only;{rest}set local statement_timeout="
+        self.texts: dict[str, str] = {}
+
+    def text(self, sql: str) -> str:
+        """The checked statement as it is sent: marked, so that no two generations share a prepared one."""
+        found = self.texts.get(sql)
+        if found is None:
+            check_statement(sql)
+            if len(self.texts) >= TEXTS_PER_GENERATION_MAX:
+                self.texts.clear()
+            found = self.texts[sql] = self.prefix + sql
+        return found
+
+
+class AsyncpgDatabase:
+    """The port `Database` over a pool of asyncpg connections that log in as `pk_app`."""
+
+    def __init__(self, pool: Pool, signer: ContextSigner, *, statements_max: int) -> None:
+        self._pool = pool
+        self._signer = signer
+        self._statements_max = statements_max
+        self._places: dict[tuple[str, int], _Place] = {}
+        self.outbox: Outbox | None = None
+        """Where events go; None while no plugin provides the event log."""
+
+    async def begin(
+        self, schema: str, tenant_id: UUID | None, *, deadline: float, generation: int = 0, readonly: bool = False
+    ) -> Transaction:
+        """Open a transaction; see the port.
+
+        A connection that turns out to have died is replaced, and BEGIN sent once more on a new one: nothing can have
+        happened yet.
+        """
+        place = self._places.get((schema, generation)) or self._new_place(schema, generation)
+        while True:
+            link = await self._pool.acquire(deadline)
+            was_used, link.used = link.used, True
+            try:
+                await self._enter(link, place, tenant_id, deadline, readonly)
+            except Exception as error:
+                self._pool.bury(link)
+                if isinstance(error, KernelError):
+                    raise
+                if not is_away(error):
+                    raise _begin_failed(error) from error
+                self._pool.retire_all()
+                if not was_used:
+                    raise _begin_failed(error) from error
+            except BaseException:
+                self._pool.bury(link)
+                raise
+            else:
+                return AsyncpgTransaction(self, link, place, tenant_id, deadline)
+
+    async def _enter(self, link: Link, place: _Place, tenant_id: UUID | None, deadline: float, readonly: bool) -> None:
+        now = time.monotonic()
+        left_s = deadline - now
+        if left_s <= 0:
+            raise DeadlinePassed("the call ran out of time before its transaction began")
+        link.turn += 1
+        link.turns_left -= 1
+        context = self._signer.sign(place.role, tenant_id, link.turn, int(now + link.clock_offset_s) + CONTEXT_SPARE_S)
+        begin = place.begin_readonly if readonly else place.begin
+        await link.connection.execute(f"{begin}{int(left_s * 1000) + 1};set local pk.ctx='{context}'", timeout=left_s)
+
+    def _new_place(self, schema: str, generation: int) -> _Place:
+        place = self._places[schema, generation] = _Place(schema, generation)
+        stale = [key for key in self._places if key[0] == schema and key[1] < generation - 1]
+        for key in stale:
+            del self._places[key]
+        return place
+
+    async def ping(self) -> None:
+        """Return when the database answers; see the port."""
+        transaction_deadline = time.monotonic() + PING_S_MAX
+        link = await self._pool.acquire(transaction_deadline)
+        try:
+            await link.connection.execute("select 1", timeout=PING_S_MAX)
+        except Exception as error:
+            self._pool.bury(link)
+            raise StoreUnavailable(f"the database did not answer within {PING_S_MAX:g} s") from error
+        except BaseException:
+            self._pool.bury(link)
+            raise
+        self._pool.release(link)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._pool.close()
+
+
+class AsyncpgTransaction:
+    """One transaction; the port `Transaction`. Statements of one transaction run one after another."""
+
+    __slots__ = ("_database", "_deadline", "_events", "_link", "_place", "_tenant_id")
+
+    def __init__(
+        self, database: AsyncpgDatabase, link: Link, place: _Place, tenant_id: UUID | None, deadline: float
+    ) -> None:
+        self._database = database
+        self._link: Link | None = link
+        self._place = place
+        self._tenant_id = tenant_id
+        self._deadline = deadline
+        self._events: list[Event] | None = None
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
+        """Run one statement; all of its rows."""
+        try:
+            statement = self._found(sql) or await self._prepare(sql)
+            return await statement.fetch(*arguments, timeout=self._left_s())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, _fail raises it
+            self._fail(error)
+
+    async def fetch_one(self, sql: str, *arguments: Any) -> Row | None:
+        """Run one statement; its first row, or None."""
+        try:
+            statement = self._found(sql) or await self._prepare(sql)
+            return await statement.fetchrow(*arguments, timeout=self._left_s())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, _fail raises it
+            self._fail(error)
+
+    async def execute(self, sql: str, *arguments: Any) -> int:
+        """Run one statement; how many rows it touched."""
+        try:
+            statement = self._found(sql) or await self._prepare(sql)
+            await statement.fetch(*arguments, timeout=self._left_s())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, _fail raises it
+            self._fail(error)
+        count = statement.get_statusmsg().rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    def emit(self, event: Event) -> None:
+        """Tell a fact; see the port."""
+        if self._tenant_id is None:
+            raise KernelBug("an event belongs to a tenant; a transaction without one cannot emit")
+        events = self._events
+        if events is None:
+            events = self._events = []
+        if len(events) >= EVENTS_PER_TRANSACTION_MAX:
+            raise KernelBug(f"a transaction emits at most {EVENTS_PER_TRANSACTION_MAX} events")
+        events.append(event)
+
+    async def commit(self) -> None:
+        """Make it durable; see the port."""
+        if self._events:
+            await self._write_events(self._events)
+        link = self._open_link()
+        if self._deadline <= time.monotonic():
+            await self.rollback()
+            raise DeadlinePassed("the call ran out of time; its transaction was rolled back")
+        self._link = None
+        pool = self._database._pool  # noqa: SLF001 - one unit with its database
+        if not link.connection.is_in_transaction():
+            pool.bury(link)
+            raise KernelBug("the transaction was ended by a statement; statements may not commit or roll back")
+        try:
+            answer = await link.connection.execute("commit", timeout=max(self._deadline - time.monotonic(), COMMIT_S_MIN))
+        except BaseException as error:
+            pool.bury(link)
+            raise _commit_failed(error) from error
+        pool.release(link)
+        if answer != "COMMIT":
+            raise KernelBug("a statement had failed and its error was caught: the transaction could only be rolled back")
+
+    async def rollback(self) -> None:
+        """Undo everything; see the port. After `commit` or a second time it does nothing."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        pool = self._database._pool  # noqa: SLF001 - one unit with its database
+        try:
+            await link.connection.execute("rollback", timeout=ROLLBACK_S_MAX)
+        except Exception:  # noqa: BLE001 - a connection that cannot roll back is thrown away, which rolls back
+            pool.bury(link)
+        except BaseException:
+            pool.bury(link)
+            raise
+        else:
+            pool.release(link)
+
+    def _found(self, sql: str) -> Statement | None:
+        text = self._place.texts.get(sql)
+        return None if text is None or self._link is None else self._link.statements.get(text)
+
+    async def _prepare(self, sql: str) -> Statement:
+        link = self._open_link()
+        text = self._place.text(sql)
+        statement = await link.connection.prepare(text, timeout=self._left_s())
+        if len(link.statements) >= self._database._statements_max:  # noqa: SLF001 - one unit with its database
+            del link.statements[next(iter(link.statements))]
+        link.statements[text] = statement
+        return statement
+
+    def _open_link(self) -> Link:
+        if self._link is None:
+            raise KernelBug("the transaction has ended; open a new one")
+        return self._link
+
+    def _left_s(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlinePassed("the call ran out of time")
+        return left
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Raise what a failed statement means. A connection in an unknown state never goes back to the pool."""
+        if isinstance(error, KernelError):
+            raise error
+        if not leaves_connection_usable(error):
+            self._drop_link()
+        if is_stale(error):
+            self._database._pool.retire_all()  # noqa: SLF001 - one unit with its database
+        if isinstance(error, Exception):
+            raise mapped(error) from error
+        raise error
+
+    def _drop_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self._database._pool.bury(link)  # noqa: SLF001
+
+    async def _write_events(self, events: list[Event]) -> None:
+        outbox = self._database.outbox
+        if outbox is None or self._tenant_id is None:
+            await self.rollback()
+            raise KernelBug("no plugin provides the event log; add `eventbus` to requires")
+        await outbox.write(self, self._place.role, self._tenant_id, events)
+
+
+def _begin_failed(error: Exception) -> KernelError:
+    if isinstance(error, TimeoutError) or is_away(error):
+        return StoreUnavailable("the database went away, or did not answer until the deadline; try again")
+    return mapped(error)
+
+
+def _commit_failed(error: BaseException) -> BaseException:
+    """The server's own refusal means that nothing was committed; anything else leaves it open."""
+    if not isinstance(error, Exception):
+        return error
+    if isinstance(error, asyncpg.PostgresError) and not is_away(error):
+        return mapped(error)
+    return StoreUnavailable(
+        "the database went away during the commit: it may or may not have happened", code="commit_unknown"
+    )
+
+
+def connector(
+    dsn: str, *, user: str, password: str
+) -> Callable[[float], Awaitable[Link]]:
+    """Return a function that makes one connection within so many seconds; for `Pool`."""
+
+    async def connect(timeout_s: float) -> Link:
+        connection = await asyncpg.connect(
+            dsn,
+            user=user,
+            password=password,
+            timeout=timeout_s,
+            statement_cache_size=10,
+            server_settings={"application_name": "platform-kernel"},
+        )
+        try:
+            await _set_codecs(connection)
+            sent = time.monotonic()
+            row = await connection.fetchrow("select nextval('pk.turn') turn, date_part('epoch', clock_timestamp()) clock")
+            received = time.monotonic()
+        except BaseException:
+            connection.terminate()
+            raise
+        assert row is not None
+        offset = row["clock"] - (sent + received) / 2
+        return Link(connection, turn=row["turn"], turns=TURNS_PER_CONNECTION, clock_offset_s=offset)
+
+    return connect
+
+
+def _encode_uuid(value: Any) -> bytes:
+    return value.bytes if isinstance(value, UUID) else UUID(value).bytes
+
+
+def _decode_uuid(data: bytes) -> UUID:
+    # asyncpg's own UUID is a subclass, which msgspec does not encode.
+    return UUID(bytes=data)
+
+
+def _encode_jsonb(value: Any) -> bytes:
+    return b"\x01" + msgspec.json.encode(value)
+
+
+def _decode_jsonb(data: bytes) -> Any:
+    return msgspec.json.decode(data[1:])
+
+
+async def _set_codecs(connection: Connection) -> None:
+    """Types that differ from asyncpg's own; known to PostgreSQL from birth, so nothing is asked of the server."""
+    codecs: list[tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]] = [
+        ("uuid", _encode_uuid, _decode_uuid),
+        ("jsonb", _encode_jsonb, _decode_jsonb),
+        ("json", msgspec.json.encode, msgspec.json.decode),
+    ]
+    for name, encoder, decoder in codecs:
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=encoder, decoder=decoder, format="binary"
+        )

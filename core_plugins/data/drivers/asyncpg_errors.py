@@ -1,0 +1,93 @@
+"""What PostgreSQL and asyncpg raise, told in the kernel's own errors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from plugin_api.errors import (
+    Conflict,
+    DeadlinePassed,
+    KernelBug,
+    KernelError,
+    StoreUnavailable,
+    Unavailable,
+    UniqueViolation,
+)
+
+_AWAY_STATES: Final = frozenset({
+    "25006",  # read-only: the server has become a standby under us
+    "25P03",  # idle in transaction for too long: the session was ended
+    "25P04",  # transaction_timeout, likewise
+    "57P01",  # shut down by the administrator
+    "57P02",  # another backend crashed
+    "57P03",  # starting up, or shutting down
+    "57P04",  # the database was dropped
+    "57P05",  # idle for too long
+})
+_AWAY_CLASSES: Final = ("08", "53", "58")
+"""Connection exceptions, insufficient resources (also too many connections, disk full), system errors."""
+_AGAIN_STATES: Final = frozenset({"40001", "40P01", "55P03"})
+"""Serialization failure, deadlock, lock not available."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether the database, or this connection to it, is gone; a statement may or may not have run."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state in _AWAY_STATES or state.startswith(_AWAY_CLASSES)
+    if isinstance(error, asyncpg.InterfaceError):
+        return "closed" in str(error)
+    if is_stale(error) or isinstance(error, TimeoutError):
+        return False
+    return isinstance(error, (OSError, asyncpg.InternalClientError))
+
+
+def leaves_connection_usable(error: BaseException) -> bool:
+    """Tell whether the connection is still in step with the server after `error`, so that ROLLBACK can be sent on it."""
+    if isinstance(error, asyncpg.PostgresError):
+        return not is_away(error)
+    # asyncpg's client-side DataError (an argument of the wrong type, nothing was sent) has no public name.
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
+def is_stale(error: BaseException) -> bool:
+    """Tell whether prepared statements of this connection do not fit the schema any more."""
+    if isinstance(error, (asyncpg.OutdatedSchemaCacheError, asyncpg.InvalidCachedStatementError)):
+        return True
+    return isinstance(error, asyncpg.InvalidSQLStatementNameError)
+
+
+def mapped(error: BaseException) -> KernelError:
+    """Return the kernel's error for whatever a statement raised; raise it `from` the original.
+
+    Texts of errors that reach callers hold names of tables and constraints, never values.
+    """
+    if isinstance(error, TimeoutError):
+        return DeadlinePassed("the database did not answer until the deadline; try again")
+    if is_stale(error):
+        return Unavailable("the schema changed while the statement was prepared; try again", code="schema_changed")
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return _forbidden(error)
+    if is_away(error):
+        return StoreUnavailable("the database went away; nothing was changed; try again")
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return DeadlinePassed("the statement was ended at the call's deadline; try again, or with less work")
+    if isinstance(error, asyncpg.PostgresError):
+        return _by_state(error)
+    return KernelBug(f"the statement could not be sent: {type(error).__name__}: {error}")
+
+
+def _forbidden(error: asyncpg.IntegrityConstraintViolationError) -> Conflict:
+    constraint = error.constraint_name or error.column_name or ""
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return UniqueViolation(f"{error.table_name}: there is one like it already ({constraint})", constraint=constraint)
+    return Conflict(f"{error.table_name}: the constraint {constraint} forbids it")
+
+
+def _by_state(error: asyncpg.PostgresError) -> KernelError:
+    state = error.sqlstate or "?"
+    if state in _AGAIN_STATES:
+        return Unavailable("another transaction was in the way; try again")
+    return KernelBug(f"the database refused the statement: {state} {error}")

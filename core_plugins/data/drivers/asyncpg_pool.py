@@ -1,0 +1,210 @@
+"""A bounded pool of connections that never hands on what a former borrower left.
+
+asyncpg's own pool sends a reset after each use (a round trip of its own) and hands out wrapped connections; ours is bound by
+deadlines, retires connections, and throws away each one whose state is not known for sure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+
+from core_plugins.data.drivers.asyncpg_errors import is_away
+from plugin_api.errors import KernelBug, StoreUnavailable
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Statement: TypeAlias = "PreparedStatement[asyncpg.Record]"
+
+WAITERS_MAX: Final = 1_024
+"""Calls that may wait for a connection at once; a further one is told at once that the store is unavailable."""
+BURIAL_S: Final = 1.0
+"""How long the server gets to end what a cancelled call was doing before its connection is torn down."""
+
+
+class LoginRefused(KernelBug):
+    """The server is there and does not let `pk_app` in; `code` is the SQL state."""
+
+
+class Link:
+    """One connection with what must be known about it."""
+
+    __slots__ = ("clock_offset_s", "connection", "epoch", "statements", "turn", "turns_left", "used")
+
+    def __init__(self, connection: Connection, *, turn: int, turns: int, clock_offset_s: float) -> None:
+        self.connection = connection
+        self.turn = turn
+        """The session's value of the sequence `pk.turn`."""
+        self.turns_left = turns
+        self.clock_offset_s = clock_offset_s
+        """The server's clock (seconds since 1970) minus our monotonic one."""
+        self.statements: dict[str, Statement] = {}
+        self.epoch = 0
+        self.used = False
+        """Whether anybody has borrowed it before; if not, a failing BEGIN does not mean that it was stale."""
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether it can serve another transaction."""
+        return self.turns_left > 0 and not self.connection.is_closed() and not self.connection.is_in_transaction()
+
+
+class Pool:
+    """At most `size` connections; the most recently used is lent first."""
+
+    def __init__(self, connect: Callable[[float], Awaitable[Link]], *, size: int, connect_timeout_s: float) -> None:
+        self._connect = connect
+        self._size = size
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: list[Link] = []
+        self._waiters: deque[asyncio.Future[Link | None]] = deque()
+        self._places = 0
+        """Connections that are open, being opened or being buried."""
+        self._epoch = 0
+        self._closed = False
+        self._burials: set[asyncio.Task[None]] = set()
+
+    async def acquire(self, deadline: float) -> Link:
+        """Lend a connection that is in no transaction.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached, or no connection came free until `deadline` (monotonic).
+        """
+        if self._closed:
+            raise StoreUnavailable("the database is being shut down")
+        while self._idle:
+            link = self._idle.pop()
+            if link.is_fit and link.epoch == self._epoch:
+                return link
+            self.discard(link)
+        if self._places < self._size:
+            self._places += 1
+            return await self._open(deadline)
+        link_or_place = await self._wait(deadline)
+        return link_or_place or await self._open(deadline)
+
+    def release(self, link: Link) -> None:
+        """Take a connection back whose transaction has ended."""
+        if self._closed or not link.is_fit or link.epoch != self._epoch:
+            self.discard(link)
+            return
+        waiter = self._next_waiter()
+        if waiter is None:
+            self._idle.append(link)
+        else:
+            waiter.set_result(link)
+
+    def discard(self, link: Link) -> None:
+        """Throw a connection away, whatever state it is in."""
+        link.connection.terminate()
+        link.statements.clear()
+        self._free_place()
+
+    def bury(self, link: Link) -> None:
+        """Throw away a connection whose statement was interrupted. Its place comes free when the server has let go of the
+        transaction (and its locks), BURIAL_S at the latest."""
+        if link.connection.is_closed():
+            self.discard(link)
+            return
+        burial = asyncio.get_running_loop().create_task(self._bury(link))
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
+
+    def retire_all(self) -> None:
+        """Let no connection that exists now serve another transaction: the server went away, or schemas changed."""
+        self._epoch += 1
+        idle, self._idle = self._idle, []
+        for link in idle:
+            self.discard(link)
+
+    async def close(self) -> None:
+        """Close what is idle and refuse what comes; lent connections close when they are given back."""
+        self._closed = True
+        self.retire_all()
+        while (waiter := self._next_waiter()) is not None:
+            waiter.set_exception(StoreUnavailable("the database is being shut down"))
+        if self._burials:
+            await asyncio.wait(set(self._burials))
+
+    async def _open(self, deadline: float) -> Link:
+        """Make a connection in a place that has been reserved."""
+        epoch = self._epoch
+        try:
+            left = min(self._connect_timeout_s, deadline - time.monotonic())
+            if left <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(left):
+                link = await self._connect(left)
+        except BaseException as error:
+            self._free_place()
+            if isinstance(error, TimeoutError) or is_away(error):
+                raise StoreUnavailable("the database cannot be reached; try again") from error
+            if isinstance(error, asyncpg.PostgresError):
+                text = f"the database refused the kernel's log-in: {error.sqlstate} {error}"
+                raise LoginRefused(text, code=error.sqlstate) from error
+            raise
+        link.epoch = epoch
+        return link
+
+    async def _wait(self, deadline: float) -> Link | None:
+        """Wait for a connection, or for a place to make one (None)."""
+        if len(self._waiters) >= WAITERS_MAX:
+            raise StoreUnavailable(f"{WAITERS_MAX} calls wait for a database connection already; try again")
+        waiter: asyncio.Future[Link | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                return await waiter
+        except BaseException as error:
+            self._give_back(waiter)
+            if isinstance(error, TimeoutError):
+                text = f"all {self._size} database connections stayed busy until the deadline; try again"
+                raise StoreUnavailable(text) from error
+            raise
+
+    def _give_back(self, waiter: asyncio.Future[Link | None]) -> None:
+        """Hand on what was given to someone who no longer waits for it."""
+        if not waiter.done() or waiter.cancelled():
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+            waiter.cancel()
+        elif waiter.exception() is None:
+            link = waiter.result()
+            if link is None:
+                self._free_place()
+            else:
+                self.release(link)
+
+    def _free_place(self) -> None:
+        waiter = None if self._closed else self._next_waiter()
+        if waiter is None:
+            self._places -= 1
+        else:
+            waiter.set_result(None)
+
+    def _next_waiter(self) -> asyncio.Future[Link | None] | None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
+
+    async def _bury(self, link: Link) -> None:
+        try:
+            with contextlib.suppress(Exception):
+                # asyncpg asks the server to cancel the statement, and waits for that before it sends anything else.
+                async with asyncio.timeout(BURIAL_S):
+                    await link.connection.execute("rollback")
+                    await link.connection.close()
+        finally:
+            self.discard(link)
+
+    def figures(self) -> dict[str, Any]:
+        """How the pool is, for health and metrics."""
+        return {"size": self._size, "open": self._places, "idle": len(self._idle), "waiting": len(self._waiters)}
