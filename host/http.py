@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from host.kernel import Kernel
 
 KEEP_ALIVE_S: Final = 75.0
-LINGER_S: Final = 5.0
+LINGER_S: Final = 2.0
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
