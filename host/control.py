@@ -1,0 +1,117 @@
+"""The control door, `DIR/run/control.sock`: what the command line asks the running kernel.
+
+HTTP with JSON over the Unix socket. Whoever may open it is the operator: the socket is 0600 in a 0700 folder, and the
+peer must be this account or root. Most questions are handed to a worker that serves.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+
+from host.channel import ChannelClosed, ChannelFull, RemoteFailed
+from host.listener import Answer, Asked, Listener
+from host.problems import CONTENT_TYPE
+from host.workers import Worker, WorkerFailed
+from plugin_api.errors import KernelBug, NotAllowed, Unavailable
+
+FORWARD_LIMIT_S: Final = 60.0
+MIGRATION_LIMIT_S: Final = 600.0
+_LONG: Final = frozenset({"/migrations/up", "/migrations/down"})
+_FORWARDED: Final = (
+    ("GET", "/plugins"),
+    ("GET", "/settings"),
+    ("GET", "/openapi"),
+    ("GET", "/migrations"),
+    ("POST", "/migrations/up"),
+    ("POST", "/migrations/down"),
+    ("POST", "/demo"),
+)
+
+
+class Controlled(Protocol):
+    """What the parent lets the operator do."""
+
+    def serving(self) -> list[Worker]:
+        """The workers that serve now."""
+        ...
+
+    def processes(self) -> dict[str, Any]:
+        """Every process: pid, state, uptime, restarts, stalls."""
+        ...
+
+    async def reload(self) -> None:
+        """Replace every worker.
+
+        Raises:
+            WorkerFailed: a new one does not come up.
+        """
+        ...
+
+
+class Control:
+    """The pages of the control door."""
+
+    def __init__(self, kernel: Controlled) -> None:
+        self._kernel = kernel
+
+    def listener(self) -> Listener:
+        """The door, not started."""
+        pages = dict.fromkeys(_FORWARDED, self._forward)
+        return Listener({**pages, ("GET", "/doctor"): self._doctor, ("POST", "/reload"): self._reload}, check_peer)
+
+    async def _forward(self, asked: Asked) -> Answer:
+        serving = self._kernel.serving()
+        if not serving:
+            raise Unavailable("no worker serves now; try again, and see the kernel's log if it stays so")
+        limit_s = MIGRATION_LIMIT_S if asked.path in _LONG else FORWARD_LIMIT_S
+        question = {"method": asked.method, "path": asked.path, "query": asked.query, "body": asked.body}
+        try:
+            reply = await serving[0].channel.request("control", limit_s=limit_s, **question)
+        except (ChannelClosed, ChannelFull, TimeoutError) as error:
+            raise Unavailable("the worker that was asked does not answer; try again") from error
+        except RemoteFailed as error:
+            raise KernelBug(str(error)) from error
+        status = int(reply["status"])
+        kind = CONTENT_TYPE if status >= 400 else "application/json"  # noqa: PLR2004 - the first status of a refusal
+        return Answer(status, reply.get("body"), kind)
+
+    async def _doctor(self, asked: Asked) -> Answer:
+        """What the workers know, with the processes; the processes alone when no worker serves."""
+        own = self._kernel.processes()
+        try:
+            answer = await self._forward(asked)
+        except Unavailable as error:
+            return Answer(200, {"ok": False, "detail": error.detail, "processes": own})
+        if not isinstance(answer.body, dict):
+            return answer
+        return Answer(answer.status, {**answer.body, "processes": own}, answer.content_type)
+
+    async def _reload(self, _: Asked) -> Answer:
+        try:
+            await self._kernel.reload()
+        except WorkerFailed as error:
+            raise Unavailable(f"the workers were not replaced: {error}", code="reload_failed") from error
+        return Answer(200, {"workers": [worker.pid for worker in self._kernel.serving()]})
+
+
+def check_peer(request: web.BaseRequest) -> None:
+    """Let only this account and root ask; where the system cannot tell, the socket's mode decides alone.
+
+    Raises:
+        NotAllowed: the peer is another account.
+    """
+    transport = request.transport
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is None:
+        raise NotAllowed("the peer is gone")
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    if uid not in (0, os.geteuid()):
+        raise NotAllowed(f"uid {uid} is not the account of this kernel; ask as uid {os.geteuid()}")

@@ -1,0 +1,425 @@
+"""Worker processes: started before the servers are ready, watched by their heartbeats, replaced when they die or hang."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from host.channel import Channel, ChannelClosed, ChannelFull, Fields
+from host.children import WORKER, Backoff, Register, show_status
+from host.observe import PluginLog
+from plugin_api.servers import StartRefused
+
+TICK_S: Final = 0.5
+STALLS_KEPT: Final = 16
+"""The last stalls are told to every new worker, which keeps the plugins they name out."""
+
+_log = PluginLog("host")
+
+
+class WorkerLimits(Struct, frozen=True):
+    """Settings of section `host` that bound a worker's life."""
+
+    start_limit_s: float = 120.0
+    """From the start to `ready`."""
+    stall_limit_s: float = 10.0
+    """Without a heartbeat a worker counts as hung after this."""
+    stop_limit_s: float = 10.0
+    """What it may take to finish its calls."""
+
+
+class WorkerFailed(Exception):
+    """A worker did not become ready; the text is its reason."""
+
+
+class Stall(Struct, frozen=True):
+    """A worker that hung, and whose code its watchdog saw running."""
+
+    worker: int
+    plugin: str
+    frame: str
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process."""
+
+    index: int
+    process: asyncio.subprocess.Process
+    channel: Channel = field(init=False)
+    ready: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Done when it serves; fails with WorkerFailed."""
+    state: Literal["starting", "ready", "draining", "hung", "gone"] = "starting"
+    since: float = field(default_factory=time.monotonic)
+    heard: float | None = None
+    """When its last heartbeat came; None before the first."""
+    stall: Stall | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+
+    def fail(self, why: str) -> None:
+        """Tell whoever waits for it that it will not serve."""
+        if not self.ready.done():
+            self.ready.set_exception(WorkerFailed(why))
+
+    async def drain(self, limit_s: float) -> None:
+        """Let it finish its calls, for at most `limit_s`; over when its process is gone.
+
+        One that does not serve yet has no calls and is killed.
+        """
+        serves, self.state = self.state == "ready", "draining"
+        if not serves:
+            self.kill()
+        with suppress(ChannelClosed, ChannelFull):
+            self.channel.send("stop", limit_s=max(limit_s - 0.5, 0.0))
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.process.wait()
+        except TimeoutError:
+            _log.warning("a worker did not stop in time and is killed", worker=self.index, pid=self.pid)
+        finally:
+            self.kill()
+        await self.process.wait()
+
+    async def until_ready(self) -> None:
+        """Wait until it serves.
+
+        Raises:
+            WorkerFailed: it said that it cannot, or ended, or took too long.
+        """
+        await asyncio.shield(self.ready)
+
+
+class Launch(Struct, frozen=True):
+    """How a worker is started."""
+
+    command: Sequence[str]
+    """The number of its end of the channel and the data folder are added as arguments."""
+    data_dir: str
+    inherit: tuple[int, ...]
+    """Descriptors that it shares: the listening sockets."""
+
+
+class Notices(Struct, frozen=True):
+    """Whom the pool tells what happened."""
+
+    changed: Callable[[], None]
+    """Another process serves now."""
+    died: Callable[[Worker], None]
+    """A worker is gone that had not been asked to go."""
+    retiring: Callable[[Worker], Awaitable[None]]
+    """A worker is about to be drained: the last moment to ask it something."""
+    announce: Callable[[str], None]
+    """Text for the person who started the kernel."""
+
+
+@dataclass
+class _Slot:
+    """One of the N places; it is never without a worker for long."""
+
+    index: int
+    current: Worker | None = None
+    next: asyncio.Task[Worker] | None = None
+    """A rolling restart is under way here."""
+    restarts: int = 0
+    stalls: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class Workers:
+    """The pool of workers. `launch` starts the processes, `start` lets them serve, `stop` ends them."""
+
+    def __init__(
+        self, count: int, launch: Launch, limits: WorkerLimits, register: Register, notices: Notices
+    ) -> None:
+        self._launch = launch
+        self._limits = limits
+        self._register = register
+        self._notices = notices
+        self._slots = [_Slot(index) for index in range(count)]
+        self._alive: set[Worker] = set()
+        self._arguments: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        self._until_servers: Callable[[], Awaitable[None]] | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._starters: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self._recent: list[Stall] = []
+        self.keepers: list[asyncio.Task[None]] = []
+        """These end only by `stop`, or by a bug of ours."""
+
+    # -- what others see
+
+    def serving(self) -> list[Worker]:
+        """The workers that serve now, by index."""
+        current = [slot.current for slot in self._slots]
+        return [worker for worker in current if worker is not None and worker.state == "ready"]
+
+    @property
+    def count(self) -> int:
+        """How many there should be."""
+        return len(self._slots)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Each slot for `pk doctor`."""
+        now = time.monotonic()
+        return [_describe(slot, now) for slot in self._slots]
+
+    def totals(self) -> tuple[int, int]:
+        """Replacements after a death, and stalls, since the kernel started."""
+        return sum(slot.restarts for slot in self._slots), sum(slot.stalls for slot in self._slots)
+
+    # -- life
+
+    async def launch(self) -> None:
+        """Start the processes, so that they load their code while the servers come up; `start` follows.
+
+        Raises:
+            StartRefused: one cannot be started.
+        """
+        self.keepers.append(asyncio.create_task(self._watch_heartbeats(), name="watch-heartbeats"))
+        try:
+            for slot in self._slots:
+                slot.current = await self._spawn(slot.index)
+        except WorkerFailed as error:
+            raise StartRefused(str(error)) from error
+
+    async def start(self, arguments: Mapping[str, Any], until_servers: Callable[[], Awaitable[None]]) -> None:
+        """Let the workers start and wait until all serve; keep their number from then on.
+
+        `until_servers` is awaited before a later worker is let start.
+
+        Raises:
+            StartRefused: one of them failed; `stop` is still to be called.
+        """
+        self._arguments.set_result(arguments)
+        self._until_servers = until_servers
+        current = [slot.current for slot in self._slots if slot.current is not None]
+        try:
+            await asyncio.gather(*(worker.until_ready() for worker in current))
+        except WorkerFailed as error:
+            raise StartRefused(str(error)) from error
+        self.keepers += [asyncio.create_task(self._keep(slot), name=f"keep-worker-{slot.index}") for slot in self._slots]
+
+    async def reload(self) -> None:
+        """Replace every worker by a new one, one after the other: a new one serves before its old one is drained.
+
+        Raises:
+            WorkerFailed: a new worker did not become ready; its old one and those after it go on.
+        """
+        async with self._reloading:
+            for slot in self._slots:
+                await self._replace(slot)
+
+    async def stop(self, limit_s: float) -> None:
+        """Drain all workers at once, kill those that are not done after `limit_s`. None is left."""
+        doomed = [*self.keepers, *self._starters, *(slot.next for slot in self._slots if slot.next is not None)]
+        for task in doomed:
+            task.cancel()
+        await asyncio.gather(*doomed, return_exceptions=True)
+        await asyncio.gather(*(worker.drain(limit_s) for worker in set(self._alive)))
+        await asyncio.gather(*self._watchers)
+
+    def kill_all(self) -> None:
+        """Cut a stop short."""
+        for worker in self._alive:
+            worker.kill()
+
+    # -- one worker
+
+    async def _spawn(self, index: int) -> Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            words = [*self._launch.command, str(theirs.fileno()), self._launch.data_dir]
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *words,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *self._launch.inherit),
+                    start_new_session=True,  # a Ctrl-C in our terminal is for us to handle
+                )
+            except OSError as error:
+                ours.close()
+                raise WorkerFailed(f"a worker cannot be started: {error.strerror}") from error
+        worker = Worker(index, process)
+        self._adopt(worker)
+        try:
+            await worker.channel.attach(ours)
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
+
+    def _adopt(self, worker: Worker) -> None:
+        handlers: dict[str, Callable[[Worker, Fields], None]] = {
+            "ready": self._on_ready,
+            "failed": self._on_failed,
+            "heartbeat": self._on_heartbeat,
+            "stalled": self._on_stalled,
+            "announce": self._on_announce,
+        }
+        worker.channel = Channel({kind: partial(handle, worker) for kind, handle in handlers.items()}, partial(_closed, worker))
+        worker.ready.add_done_callback(_retrieve)
+        self._alive.add(worker)
+        self._register.add(WORKER, worker.pid, signal.SIGTERM)
+        _run(self._watch(worker), self._watchers)
+        _run(self._let_start(worker), self._starters)
+
+    async def _let_start(self, worker: Worker) -> None:
+        """Give it its arguments when the servers are there, and hold it to its limit."""
+        arguments = await asyncio.shield(self._arguments)
+        if self._until_servers is not None:
+            await self._until_servers()
+        stalls = [{"plugin": stall.plugin, "frame": stall.frame} for stall in self._recent]
+        with suppress(ChannelClosed, ChannelFull):
+            worker.channel.send("start", **{**arguments, "worker": worker.index, "stalls": stalls})
+        limit_s = self._limits.start_limit_s
+        await asyncio.wait([worker.ready], timeout=limit_s)
+        if not worker.ready.done():
+            worker.fail(f"worker {worker.index} was not ready after {limit_s:g} s")
+            worker.kill()
+
+    async def _watch(self, worker: Worker) -> None:
+        """Wait for its end and clear up after it."""
+        status = await worker.process.wait()
+        asked, worker.state = worker.state == "draining", "gone"
+        worker.channel.close()
+        self._alive.discard(worker)
+        self._register.remove(worker.pid)
+        worker.fail(f"worker {worker.index} ended with {show_status(status)} before it was ready")
+        if not asked:
+            _log.error("a worker ended", worker=worker.index, pid=worker.pid, status=show_status(status))
+            self._notices.died(worker)
+
+    def _on_ready(self, worker: Worker, _: Fields) -> None:
+        if not worker.ready.done():
+            worker.state, worker.heard = "ready", time.monotonic()
+            worker.ready.set_result(None)
+
+    def _on_failed(self, worker: Worker, fields: Fields) -> None:
+        worker.fail(str(fields.get("text", f"worker {worker.index} cannot start")))
+
+    def _on_heartbeat(self, worker: Worker, _: Fields) -> None:
+        worker.heard = time.monotonic()
+
+    def _on_stalled(self, worker: Worker, fields: Fields) -> None:
+        worker.stall = Stall(worker.index, str(fields.get("plugin", "")), str(fields.get("frame", "")))
+
+    def _on_announce(self, _: Worker, fields: Fields) -> None:
+        self._notices.announce(str(fields.get("text", "")))
+
+    # -- keeping their number
+
+    async def _keep(self, slot: _Slot) -> None:
+        while True:
+            worker = slot.current
+            assert worker is not None, "a slot is kept after its launch"
+            await worker.process.wait()
+            if slot.next is not None:
+                await asyncio.wait([slot.next])
+            if slot.current is worker:
+                await self._restart(slot, time.monotonic() - worker.since)
+
+    async def _restart(self, slot: _Slot, lived_s: float) -> None:
+        while True:
+            await asyncio.sleep(slot.backoff.delay_s(lived_s))
+            slot.restarts += 1
+            try:
+                slot.current = await self._spawn_ready(slot.index)
+            except WorkerFailed as error:
+                _log.error("a worker cannot be replaced; it is tried again", worker=slot.index, reason=str(error))
+                lived_s = 0.0
+            else:
+                _log.info("a worker was replaced", worker=slot.index, pid=slot.current.pid)
+                self._notices.changed()
+                return
+
+    async def _spawn_ready(self, index: int) -> Worker:
+        worker = await self._spawn(index)
+        try:
+            await worker.until_ready()
+        except BaseException:
+            worker.kill()
+            await worker.process.wait()
+            raise
+        return worker
+
+    async def _replace(self, slot: _Slot) -> None:
+        slot.next = asyncio.create_task(self._spawn_ready(slot.index))
+        try:
+            fresh = await slot.next
+            old, slot.current = slot.current, fresh
+        finally:
+            slot.next = None
+        self._notices.changed()
+        if old is not None and old.state == "ready":
+            await self._notices.retiring(old)
+            await old.drain(self._limits.stop_limit_s)
+
+    async def _watch_heartbeats(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            was_held_up, last = now - last > self._limits.stall_limit_s / 2, now
+            for worker in set(self._alive):
+                if was_held_up and worker.heard is not None:
+                    worker.heard = now  # what it sent meanwhile waits unread
+                if worker.state in ("starting", "ready") and self._is_silent(worker, now):
+                    self._end_hung(worker)
+
+    def _is_silent(self, worker: Worker, now: float) -> bool:
+        """Only its first heartbeat tells that its loop runs: before, it loads code."""
+        return worker.heard is not None and now - worker.heard > self._limits.stall_limit_s
+
+    def _end_hung(self, worker: Worker) -> None:
+        worker.state = "hung"
+        stall = worker.stall or Stall(worker.index, "", "")
+        self._recent = [*self._recent, stall][-STALLS_KEPT:]
+        self._slots[worker.index].stalls += 1
+        _log.error("a worker hung and is killed", worker=worker.index, pid=worker.pid, hung_in=stall.plugin, frame=stall.frame)
+        worker.fail(f"worker {worker.index} hung in {stall.plugin or 'the kernel'} ({stall.frame or 'no frame known'})")
+        worker.kill()
+
+
+def _run(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def _closed(worker: Worker) -> None:
+    """A worker that closed its channel cannot be led any more."""
+    if worker.state != "draining":
+        worker.kill()
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """A failure that nobody waits for any more is not an error of its own."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _describe(slot: _Slot, now: float) -> dict[str, Any]:
+    worker = slot.current
+    found: dict[str, Any] = {"worker": slot.index, "restarts": slot.restarts, "stalls": slot.stalls}
+    if worker is None:
+        return {**found, "pid": None, "state": "starting", "uptime_s": 0}
+    return {**found, "pid": worker.pid, "state": worker.state, "uptime_s": int(now - worker.since)}
