@@ -63,18 +63,22 @@ class Dispatch(Generic[T]):
         found = self._literal.get(path)
         if found is not None:
             return found
-        return self._walk(self._root, path.split("/"), 1, ())
+        return _walk(self._root, path.split("/"), 1, ())
 
-    def _walk(self, node: _Node[T], segments: list[str], at: int, values: tuple[str, ...]) -> Match[T] | None:
-        if at == len(segments):
-            return Match(node.methods, values) if node.methods else None
-        segment = segments[at]
-        branch = node.branches.get(segment)
-        if branch is not None and segment != _PLACEHOLDER:
-            found = self._walk(branch, segments, at + 1, values)
-            if found is not None:
-                return found
-        branch = node.branches.get(_PLACEHOLDER)
-        if branch is None or not segment:
+
+def _walk(node: _Node[T], segments: list[str], at: int, values: tuple[str, ...]) -> Match[T] | None:
+    """Go down as long as there is one way; where a literal and a placeholder both fit, try the literal first."""
+    for place in range(at, len(segments)):
+        segment, branches = segments[place], node.branches
+        literal = branches.get(segment) if segment != _PLACEHOLDER else None
+        template = branches.get(_PLACEHOLDER) if segment else None
+        if literal is not None and template is not None:
+            found = _walk(literal, segments, place + 1, values)
+            return found or _walk(template, segments, place + 1, (*values, segment))
+        if literal is not None:
+            node = literal
+        elif template is not None:
+            node, values = template, (*values, segment)
+        else:
             return None
-        return self._walk(branch, segments, at + 1, (*values, segment))
+    return Match(node.methods, values) if node.methods else None

@@ -13,7 +13,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from itertools import count
@@ -24,9 +23,10 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
+from msgspec import Struct
 
 from host import problems
-from host.observe import LogContext, log_context, sink
+from host.observe import log_context, sink
 from host.pipeline import CompiledOperation, as_kernel_error
 from plugin_api.call import Call, Trace
 from plugin_api.errors import (
@@ -59,8 +59,7 @@ _id_prefix: Final = os.urandom(6).hex()
 _id_number: Final = count(1)
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True, gc=False):
     """One answer, not yet written."""
 
     status: int
@@ -105,6 +104,7 @@ class Incoming:
         "fields",
         "idempotency_key",
         "if_match",
+        "loop",
         "path",
         "query",
         "request_id",
@@ -127,6 +127,7 @@ class Incoming:
         self._payload = payload
         self._protocol = protocol
         self._task = task
+        self.loop: asyncio.AbstractEventLoop = protocol._loop  # noqa: SLF001 - aiohttp's own request reads it too
         self._body_limit = BODY_BYTES_MAX
         self.writer = writer
         self.started = time.monotonic()
@@ -177,6 +178,22 @@ class Incoming:
             if _REQUEST_ID.match(text):
                 return text
         return f"{_id_prefix}-{next(_id_number):x}"
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id, for the log."""
+        return self.trace.trace_id if self.trace is not None else ""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant's id, for the log; empty until the caller is known."""
+        call = self.call
+        return str(call.tenant_id) if call is not None and call.has_tenant else ""
+
+    @property
+    def plugin(self) -> str:
+        """The plugin whose operation was asked for, for the log."""
+        return self.compiled.registered.bound.plugin_id if self.compiled is not None else ""
 
     @property
     def method(self) -> str:
@@ -284,40 +301,45 @@ def raw_headers_too_large(error: BaseException | None) -> bool:
 
 
 class _Dates:
-    """The Date header, made once a second."""
+    """The Date header's value, made once a second."""
 
     def __init__(self) -> None:
         self._second = 0
-        self._line = b""
+        self._text = ""
 
-    def line(self) -> bytes:
-        """`Date: ...` with its line end."""
+    def text(self) -> str:
+        """The current date (RFC 9110)."""
         now = int(time.time())
         if now != self._second:
-            self._second, self._line = now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
-        return self._line
+            self._second, self._text = now, formatdate(now, usegmt=True)
+        return self._text
 
 
 _dates: Final = _Dates()
-_STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 def encoded(outgoing: Outgoing, request_id: str, *, keep_alive: bool, head: bool) -> bytes:
     """The whole answer as bytes."""
-    lines = [
-        _STATUS_LINES[outgoing.status],
-        _dates.line(),
-        f"X-Request-Id: {request_id}\r\nX-Content-Type-Options: nosniff\r\n".encode("latin-1"),
-    ]
-    if outgoing.status != 204:
-        lines.append(f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(outgoing.body)}\r\n".encode("latin-1"))
-    lines += [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in outgoing.headers]
-    if not keep_alive:
-        lines.append(b"Connection: close\r\n")
-    lines.append(b"\r\n")
-    if not head:
-        lines.append(outgoing.body)
-    return b"".join(lines)
+    status, body = outgoing.status, outgoing.body
+    about = "" if status == HTTPStatus.NO_CONTENT else f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(body)}\r\n"
+    text = (
+        f"HTTP/1.1 {status} {_PHRASES[status]}\r\nDate: {_dates.text()}\r\n{about}X-Request-Id: {request_id}\r\n"
+        f"X-Content-Type-Options: nosniff\r\n{_lines(outgoing.headers) if outgoing.headers else ''}"
+        f"{'' if keep_alive else 'Connection: close' + _END}\r\n"
+    )
+    encoded_head = text.encode("latin-1", "replace")
+    return encoded_head if head else encoded_head + body
+
+
+_END: Final = "\r\n"
+
+
+def _lines(headers: tuple[tuple[str, str], ...]) -> str:
+    text = "".join([f"{name}: {value}\0" for name, value in headers])
+    if "\r" in text or "\n" in text:
+        raise KernelBug("a header field holds a line break")
+    return text.replace("\0", _END)
 
 
 class Connection(RequestHandler):
@@ -404,15 +426,15 @@ class RestDoor:
     async def _answer(self, incoming: Incoming) -> Outgoing:
         try:
             incoming.open()
-            log_context.set(LogContext(incoming.request_id, incoming.trace.trace_id if incoming.trace else ""))
+            log_context.set(incoming)
             if self._in_flight > REQUESTS_IN_FLIGHT_MAX:
                 raise Unavailable(f"{REQUESTS_IN_FLIGHT_MAX} requests are under way in this worker; try again")
             page = self._pages.get(incoming.path)
             if page is not None:
                 return self._page(incoming, page)
-            compiled = await self._find(incoming)
-            if isinstance(compiled, Outgoing):
-                return compiled
+            compiled = self._find(incoming)
+            if compiled is None:
+                return await self._elsewhere(incoming)
             answer = await compiled.invoke(incoming)
             return self._success(incoming, compiled, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
@@ -423,19 +445,25 @@ class RestDoor:
             return page(incoming)
         return self._other_method(incoming, {"GET"})
 
-    async def _find(self, incoming: Incoming) -> CompiledOperation | Outgoing:
+    def _find(self, incoming: Incoming) -> CompiledOperation | None:
         match = self._kernel.table.dispatch.find(incoming.path)
         if match is None:
-            if incoming.path.startswith("/api/v1/x/"):
-                await self._kernel.require_identity(incoming.credentials())
-            raise NotFound("there is nothing at this path; /docs lists what there is")
-        method = "GET" if incoming.method == "HEAD" else incoming.method
-        compiled = match.methods.get(method)
-        if compiled is None:
-            return self._other_method(incoming, set(match.methods))
-        _check_accept(incoming)
-        incoming.compiled, incoming.values = compiled, match.values
+            return None
+        method = incoming.method
+        compiled = match.methods.get("GET" if method == "HEAD" else method)
+        if compiled is not None:
+            _check_accept(incoming)
+            incoming.compiled, incoming.values = compiled, match.values
         return compiled
+
+    async def _elsewhere(self, incoming: Incoming) -> Outgoing:
+        """Answer a path or method that no operation has."""
+        match = self._kernel.table.dispatch.find(incoming.path)
+        if match is not None:
+            return self._other_method(incoming, set(match.methods))
+        if incoming.path.startswith("/api/v1/x/"):
+            await self._kernel.require_identity(incoming.credentials())
+        raise NotFound("there is nothing at this path; /docs lists what there is")
 
     def _other_method(self, incoming: Incoming, methods: set[str]) -> Outgoing:
         allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()) | {"OPTIONS"})
@@ -505,24 +533,11 @@ class RestDoor:
 
     def _record(self, incoming: Incoming, status: int) -> None:
         seconds = time.monotonic() - incoming.started
-        compiled, call = incoming.compiled, incoming.call
+        compiled = incoming.compiled
         bound = compiled.registered.bound if compiled is not None else None
         operation, route = (bound.id, bound.path) if bound is not None else ("", "")
         self._kernel.metrics.request("rest", operation, route, status, seconds)
-        tenant = str(call.tenant_id) if call is not None and call.has_tenant else ""
-        sink.line(
-            "info" if status < 500 else "warning",
-            "request",
-            {
-                "request_id": incoming.request_id,
-                "trace_id": incoming.trace.trace_id if incoming.trace else "",
-                "tenant": tenant,
-                "plugin": bound.plugin_id if bound is not None else "",
-                "route": f"{incoming.method} {route}" if route else incoming.method,
-                "status": status,
-                "ms": round(seconds * 1000, 2),
-            },
-        )
+        sink.request(incoming, f"{incoming.method[:20]} {route}".rstrip(), status, seconds)
 
 
 def _check_accept(incoming: Incoming) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -26,14 +26,28 @@ SERIES_MAX: Final = 200
 _MASK: Final = "**********"
 
 
-@dataclass(frozen=True)
-class LogContext:
+class LogContext(Protocol):
     """Whose work is being done; every line written meanwhile carries it."""
 
-    request_id: str = ""
-    trace_id: str = ""
-    tenant: str = ""
-    plugin: str = ""
+    @property
+    def request_id(self) -> str:
+        """The request's id, safe to print."""
+        ...
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id, or empty."""
+        ...
+
+    @property
+    def tenant(self) -> str:
+        """The tenant's id, or empty."""
+        ...
+
+    @property
+    def plugin(self) -> str:
+        """The plugin's id, or empty."""
+        ...
 
 
 log_context: ContextVar[LogContext | None] = ContextVar("log_context", default=None)
@@ -59,12 +73,14 @@ class LogSink:
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._encoder = msgspec.json.Encoder(enc_hook=_plain)
 
     def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let lines wait for up to FLUSH_AFTER_S from now on."""
+        """Let lines wait for up to FLUSH_AFTER_S from now on. Call from the thread of the loop."""
         self._loop = loop
+        self._loop_thread = threading.get_ident()
 
     def line(self, level: str, message: str, fields: Mapping[str, Any]) -> None:
         """Write one line: `ts level msg`, then who it was done for, then the fields."""
@@ -84,6 +100,25 @@ class LogSink:
         short = {name: value if len(str(value)) < 1000 else f"{str(value)[:1000]}..." for name, value in document.items()}
         return self._encoder.encode({**short, "shortened": True})
 
+    def request(self, context: LogContext, route: str, status: int, seconds: float) -> None:
+        """Write the one line of an answered request; put together by hand, as it is on every request's way."""
+        level = "info" if status < 500 else "warning"
+        self.raw(
+            b'{"ts":"%s","level":"%s","msg":"request","request_id":"%s","trace_id":"%s","tenant":"%s","plugin":"%s",'
+            b'"route":%s,"status":%d,"ms":%.2f}'
+            % (
+                _now().encode(),
+                level.encode(),
+                context.request_id.encode(),
+                context.trace_id.encode(),
+                context.tenant.encode(),
+                context.plugin.encode(),
+                self._encoder.encode(route),
+                status,
+                seconds * 1000,
+            )
+        )
+
     def raw(self, encoded: bytes, *, urgent: bool = False) -> None:
         """Write one encoded line."""
         with self._lock:
@@ -97,12 +132,10 @@ class LogSink:
 
     def _schedule(self) -> None:
         loop = self._loop
-        if loop is None or loop.is_closed():
+        if loop is None or loop.is_closed() or threading.get_ident() != self._loop_thread:
             self.flush()
-        elif threading.get_ident() == getattr(loop, "_thread_id", None):
-            self._timer = loop.call_later(FLUSH_AFTER_S, self.flush)
         else:
-            self.flush()
+            self._timer = loop.call_later(FLUSH_AFTER_S, self.flush)
 
     def flush(self) -> None:
         """Write out what waits. A terminal that is gone loses lines, never the kernel."""

@@ -47,6 +47,7 @@ class Inbound(Protocol):
     user_agent: str
     call: Call | None
     """Set as soon as the caller is known."""
+    loop: asyncio.AbstractEventLoop
 
     def credentials(self) -> Credentials:
         """What the caller showed."""
@@ -85,14 +86,14 @@ class Expiry:
 
     __slots__ = ("_fired", "_handle", "_seconds", "_task")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._fired = False
         self._seconds = seconds
-        task = asyncio.current_task()
+        task = asyncio.current_task(loop)  # without the loop, asyncio asks the system for our pid each time
         if task is None:
             raise KernelBug("a deadline needs a task")
         self._task = task
-        self._handle = task.get_loop().call_later(seconds, self._expire)
+        self._handle = loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         self._fired = True
@@ -230,7 +231,7 @@ def compile_invoke(
     async def invoke(inbound: Inbound) -> Any:
         if admit is not None:
             admit(bound, inbound.address, inbound.declared_bytes)
-        expiry = Expiry(seconds)
+        expiry = Expiry(inbound.loop, seconds)
         generation.in_flight += 1
         try:
             call = identify(inbound, runtime, monotonic() + seconds)

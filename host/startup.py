@@ -61,6 +61,8 @@ class Startup:
         resolution = resolve(self._found, only=self._only, disabled=())
         for plugin_id, reason in resolution.blocked.items():
             self._trouble(plugin_id, reason, "blocked")
+        for plugin_id in resolution.disabled:
+            self._trouble(plugin_id, "switched off by the setting host.disabled", "stopped")
         loaded = [(found, plugin) for found in resolution.order if (plugin := self._load(found)) is not None]
         self.settings = self._read_settings([found for found, _ in loaded])
         active = [g for found, plugin in loaded if (g := await self._activate(found, plugin)) is not None]

@@ -19,6 +19,7 @@ from msgspec import Struct, convert
 from host.channel import Channel, ChannelClosed, ChannelFull
 from host.http import RestDoor
 from host.kernel import Kernel, Place
+from host.lifeline import end_with_parent
 from host.observe import install, sink
 from host.runtime import cursor_key
 from host.stamps import FileStamps
@@ -42,6 +43,7 @@ class WorkerStart(Struct, frozen=True):
     only: list[str] = []
     overrides: dict[str, Any] = {}
     """Settings of the command line by `section.name`; everything else the worker reads from its own sources."""
+    demo: bool = True
 
 
 class Worker:
@@ -51,6 +53,7 @@ class Worker:
         self._channel_fd = channel_fd
         self._started: asyncio.Future[WorkerStart] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
+        self._drain_s = DRAIN_S
         self._channel: Channel | None = None
         self._kernel: Kernel | None = None
         self._startup: Startup | None = None
@@ -59,6 +62,7 @@ class Worker:
         """Serve until told to stop, or until the parent is gone; the exit status."""
         loop = asyncio.get_running_loop()
         sink.use_loop(loop)
+        end_with_parent(DRAIN_S + 2.0)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: None)  # the parent says when; a terminal's Ctrl-C reaches us too
         end = socket.socket(fileno=self._channel_fd)
@@ -82,6 +86,7 @@ class Worker:
             self._started.set_result(convert(fields, WorkerStart))
 
     def _on_stop(self, fields: dict[str, Any]) -> None:
+        self._drain_s = min(float(fields.get("limit_s", DRAIN_S)), DRAIN_S)
         self._stopping.set()
 
     def _parent_is_gone(self) -> None:
@@ -101,7 +106,8 @@ class Worker:
 
     async def _serve(self, start: WorkerStart) -> int:
         kernel = self._kernel = make_kernel(start, lambda text: self._send("announce", text=text))
-        startup = self._startup = Startup(kernel, start.only, start.overrides)
+        overrides = start.overrides if start.demo else {**start.overrides, "iam.demo": False}
+        startup = self._startup = Startup(kernel, start.only, overrides)
         watchdog = Watchdog(STALL_NAMED_AFTER_S, startup.folders(), self._on_stall)
         beat = asyncio.create_task(self._heartbeat(watchdog), name="heartbeat")
         watchdog.start()
@@ -134,7 +140,7 @@ class Worker:
         server.close()
         door.closing = True
         door.server.pre_shutdown()
-        await door.server.shutdown(DRAIN_S)
+        await door.server.shutdown(self._drain_s)
 
     async def _heartbeat(self, watchdog: Watchdog) -> None:
         while True:

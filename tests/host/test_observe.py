@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
-from host.observe import LINE_BYTES_MAX, LogContext, LogSink, Metrics, PluginLog, log_context
+from host.observe import LINE_BYTES_MAX, LogSink, Metrics, PluginLog, log_context
 from plugin_api.settings import Secret
+
+
+@dataclass(frozen=True)
+class Context:
+    """Somebody's request."""
+
+    request_id: str
+    trace_id: str
+    tenant: str
+    plugin: str
 
 
 def written(write: Any) -> list[dict[str, Any]]:
@@ -27,13 +38,25 @@ def test_a_line_has_time_level_message_and_fields() -> None:
 
 
 def test_a_line_carries_the_request_that_it_was_written_for() -> None:
-    token = log_context.set(LogContext("req-1", "t" * 32, "tenant", "kernel.iam"))
+    token = log_context.set(Context("req-1", "t" * 32, "tenant", "kernel.iam"))
     try:
         [line] = written(lambda sink: sink.line("info", "x", {}))
     finally:
         log_context.reset(token)
 
     assert (line["request_id"], line["trace_id"], line["tenant"], line["plugin"]) == ("req-1", "t" * 32, "tenant", "kernel.iam")
+
+
+def test_the_line_of_a_request_is_whole() -> None:
+    context = Context("req-1", "", "tenant", "kernel.iam")
+
+    [line] = written(lambda sink: sink.request(context, 'GET /a"b', 200, 0.0123))
+
+    assert line.pop("ts").endswith("Z")
+    assert line == {
+        "level": "info", "msg": "request", "request_id": "req-1", "trace_id": "", "tenant": "tenant",
+        "plugin": "kernel.iam", "route": 'GET /a"b', "status": 200, "ms": 12.3,
+    }  # fmt: skip
 
 
 def test_a_secret_is_masked_wherever_it_stands() -> None:
