@@ -1,0 +1,1 @@
+"""What the plugin needs from outside libraries that do their own work in threads."""

@@ -1,0 +1,1 @@
+"""Every SQL statement of the plugin, one module for each kind of thing."""
