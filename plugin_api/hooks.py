@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from plugin_api.pipeline import PipelineSlots, Tenant
 from plugin_api.registrar import Registrar
-from plugin_api.servers import ChildServer, ServerPlace
+from plugin_api.servers import ChildServer
 
 PROJECT: Final = "platform_kernel"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -31,8 +31,8 @@ class Health(Struct, frozen=True):
 
 
 @hookspec
-def pk_servers(place: ServerPlace) -> list[ChildServer]:  # type: ignore[empty-body]
-    """Declare child servers; kernel plugins only, called in the parent before any worker runs."""
+def pk_servers() -> list[ChildServer]:  # type: ignore[empty-body]
+    """Declare child servers; kernel plugins only, called in the parent before any worker runs, embedded profile only."""
 
 
 @hookspec
