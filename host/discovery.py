@@ -110,11 +110,14 @@ def _inspect(entry: EntryPoint, named: tuple[str, str]) -> Found:
     unread = Manifest(id=entry.name, version=version, api="", summary="")
     found = Found(unread, Path(), package, entry.value, name, version, None, entry)
     if found.is_kernel and _normal(name) != OWN_DISTRIBUTION:
-        said = f"the id {entry.name} belongs to {OWN_DISTRIBUTION}, and {name} {version} claims it; choose an id of your own"
+        said = f"the id {entry.name} belongs to {OWN_DISTRIBUTION}, and {name} {version} claims it; choose your own"
         return replace(found, problem=said)
     folder = _package_folder(package, entry.dist)
     if folder is None:
-        return replace(found, problem=f"{name} {version} declares {entry.value}, and no {MANIFEST_NAME} lies beside it")
+        return replace(
+            found,
+            problem=f"{name} {version} declares {entry.value}, and no {MANIFEST_NAME} lies beside it",
+        )
     return _with_manifest(replace(found, folder=folder))
 
 
@@ -185,7 +188,9 @@ def _refuse_double(plugin_id: str, same: list[Found]) -> list[Found]:
     said = f"the id {plugin_id} is claimed by {' and by '.join(sorted(owners))}; uninstall all but one"
     keep_own = plugin_id.startswith(_KERNEL)
     return [
-        one if one.problem or (keep_own and _normal(one.distribution) == OWN_DISTRIBUTION) else replace(one, problem=said)
+        one
+        if one.problem or (keep_own and _normal(one.distribution) == OWN_DISTRIBUTION)
+        else replace(one, problem=said)
         for one in same
     ]
 

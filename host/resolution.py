@@ -55,8 +55,8 @@ class _Offer:
 def resolve(found: Iterable[Found], only: Collection[str] = (), disabled: Collection[str] = ()) -> Resolution:
     """Order plugins by what they require and come after; equal input gives equal output.
 
-    `only` (ids, or `money` for `kernel.money`; empty: everything) starts those and what they require; a plugin whose need is missing is
-    blocked, its dependents with it, and the rest goes on. A circle blocks its members.
+    `only` (ids, or `money` for `kernel.money`; empty: everything) starts those and what they require. A plugin whose
+    need is missing is blocked, its dependents with it, and the rest goes on; a circle blocks its members.
 
     Raises:
         UnknownPlugin: `only` names what is not installed.
@@ -80,7 +80,11 @@ def _broken(known: Sequence[Found]) -> dict[str, str]:
     broken: dict[str, str] = {}
     for one in known:
         if one.problem is not None and one.id not in sound:
-            broken[one.id] = f"{broken[one.id]}\n{one.problem}" if one.id in broken and broken[one.id] != one.problem else one.problem
+            broken[one.id] = (
+                f"{broken[one.id]}\n{one.problem}"
+                if one.id in broken and broken[one.id] != one.problem
+                else one.problem
+            )
     return broken
 
 
@@ -119,7 +123,11 @@ def _named(name: str, known: Collection[str]) -> str:
 # ---------------------------------------------------------------------------------------------- blocking
 
 
-def _block(starting: Mapping[str, Manifest], all_known: Mapping[str, Manifest], switched_off: Collection[str]) -> dict[str, str]:
+def _block(
+    starting: Mapping[str, Manifest],
+    all_known: Mapping[str, Manifest],
+    switched_off: Collection[str],
+) -> dict[str, str]:
     """Who cannot start and why; repeated until nobody new is found, because dependents go with what they need."""
     blocked = _double_offers(starting)
     while True:
@@ -138,7 +146,9 @@ def _double_offers(starting: Mapping[str, Manifest]) -> dict[str, str]:
         for name in _provided(manifest):
             owner = first.setdefault(name, plugin_id)
             if owner != plugin_id:
-                blocked[plugin_id] = f"{plugin_id} provides {name}, which {owner} provides already; disable one of the two"
+                blocked[plugin_id] = (
+                    f"{plugin_id} provides {name}, which {owner} provides already; disable one of the two"
+                )
     return blocked
 
 
@@ -160,7 +170,10 @@ def _lacking(
                 yield plugin_id, f"{said}; install versions that fit"
                 break
             if need.is_hard:
-                yield plugin_id, _missing(plugin_id, need, blocked, starting, all_known, switched_off)
+                yield (
+                    plugin_id,
+                    _missing(plugin_id, need, blocked, starting, all_known, switched_off),
+                )
                 break
 
 
@@ -187,11 +200,14 @@ def _missing(
 def _circles(alive: Mapping[str, Manifest]) -> dict[str, str]:
     """Plugins on a circle of hard needs, with the circle."""
     offers = _offers(alive)
-    after = {i: [offers[n.name].plugin_id for n in _needs(m) if n.is_hard and n.name in offers] for i, m in alive.items()}
+    after = {
+        i: [offers[n.name].plugin_id for n in _needs(m) if n.is_hard and n.name in offers] for i, m in alive.items()
+    }
     for start in sorted(after):
         circle = _circle_from(start, after)
         if circle:
-            said = f"{' -> '.join(circle)} is a circle of requirements; one of them must do without the next (or name it in `after`)"
+            said = f"{' -> '.join(circle)} is a circle of requirements"
+            said += "; one of them must do without the next, or name it in `after`"
             return dict.fromkeys(circle, said)
     return {}
 

@@ -34,12 +34,16 @@ ApiRange = Annotated[
     str,
     Meta(
         max_length=100,
-        description='a range of the plugin API with an upper bound on the major, like ">=1.0,<2"; never one exact version',
+        description='a range of the plugin API with an upper bound on the major, like ">=1.0,<2", never a pin',
     ),
 ]
 Line = Annotated[str, Meta(min_length=1, max_length=500, description="a text of 1 to 500 characters")]
 Language = Annotated[
-    str, Meta(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", description='a language tag, like "en" or "pt-BR"')
+    str,
+    Meta(
+        pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z",
+        description='a language tag, like "en" or "pt-BR"',
+    ),
 ]
 Text = Line | Annotated[dict[Language, Line], Meta(min_length=1)]
 """A text, or one by language: `{ en = "...", de = "..." }`."""
@@ -84,7 +88,13 @@ ConsumedEvent = Annotated[
         description='the full type of an event, like "money.transfer.posted.v1"',
     ),
 ]
-Size = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,5} (KiB|MiB|GiB)\Z", description='a size with its unit, like "4 MiB"')]
+Size = Annotated[
+    str,
+    Meta(
+        pattern=r"^[1-9][0-9]{0,5} (KiB|MiB|GiB)\Z",
+        description='a size with its unit, like "4 MiB"',
+    ),
+]
 HttpHost = Annotated[
     str,
     Meta(
@@ -162,7 +172,10 @@ class NavigationEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of the shell's navigation."""
 
     title: Text
-    route: Annotated[str, Meta(pattern=r"^/[A-Za-z0-9/_.-]*\Z", max_length=200, description='a path, like "/crm"')]
+    route: Annotated[
+        str,
+        Meta(pattern=r"^/[A-Za-z0-9/_.-]*\Z", max_length=200, description='a path, like "/crm"'),
+    ]
     icon: Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,60}\Z", description='the name of an icon, like "users"')] = ""
 
 
@@ -186,7 +199,10 @@ class ModuleLimits(Struct, frozen=True, forbid_unknown_fields=True):
 class ModulePart(Struct, frozen=True, forbid_unknown_fields=True):
     """`[module]`: modules only; the trust tier is given by the registry, never claimed here."""
 
-    publisher: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]*(\.[a-z][a-z0-9]*)*\Z", description='a namespace, like "acme"')]
+    publisher: Annotated[
+        str,
+        Meta(pattern=r"^[a-z][a-z0-9]*(\.[a-z][a-z0-9]*)*\Z", description='a namespace, like "acme"'),
+    ]
     wasm: RelativeFile | None = None
     """None: a module of a user interface alone."""
     abi: Annotated[Literal["pk:module/1"], Meta(description='"pk:module/1"')] = "pk:module/1"
@@ -202,7 +218,10 @@ class ModuleOperation(Struct, frozen=True, forbid_unknown_fields=True):
     rest: (
         Annotated[
             str,
-            Meta(pattern=r"^(GET|POST|PUT|PATCH|DELETE) /[A-Za-z0-9_.~/{}-]*\Z", description='a route, like "POST /quote"'),
+            Meta(
+                pattern=r"^(GET|POST|PUT|PATCH|DELETE) /[A-Za-z0-9_.~/{}-]*\Z",
+                description='a route, like "POST /quote"',
+            ),
         ]
         | None
     ) = None
@@ -216,7 +235,14 @@ class ModuleJob(Struct, frozen=True, forbid_unknown_fields=True):
     """One of `[[jobs]]`, modules only."""
 
     operation: Word
-    cron: Annotated[str, Meta(pattern=r"^\S+( \S+){4}\Z", max_length=120, description='five cron fields, like "*/15 * * * *"')]
+    cron: Annotated[
+        str,
+        Meta(
+            pattern=r"^\S+( \S+){4}\Z",
+            max_length=120,
+            description='five cron fields, like "*/15 * * * *"',
+        ),
+    ]
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -230,7 +256,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     summary: Text
     license: Annotated[
         str,
-        Meta(pattern=r"^[A-Za-z0-9.+() -]*\Z", max_length=200, description='an SPDX expression, like "Apache-2.0"'),
+        Meta(
+            pattern=r"^[A-Za-z0-9.+() -]*\Z",
+            max_length=200,
+            description='an SPDX expression, like "Apache-2.0"',
+        ),
     ] = ""
     """SPDX expression."""
     requires: list[Requirement] = field(default_factory=list)
@@ -306,7 +336,11 @@ def manifest_schema() -> dict[str, Any]:
     """The published JSON Schema 2020-12 of the manifest, for editors; `read_manifest` checks more than it can say."""
     schema = msgspec.json.schema(Manifest)
     published = _map_patterns(schema, lambda pattern: pattern.replace(r"\Z", "$"))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **published}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        **published,
+    }
 
 
 def _map_patterns(node: Any, change: Callable[[str], str]) -> Any:

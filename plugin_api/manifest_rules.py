@@ -18,7 +18,13 @@ from plugin_api.version_range import LEGAL, parse_range, split_requirement
 SEEN_LENGTH_MAX: Final = 80
 KERNEL: Final = "kernel."
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)\Z")
-_KINDS: Final = {"array": "a list", "object": "a table", "str": "a text", "bool": "true or false", "int": "an integer"}
+_KINDS: Final = {
+    "array": "a list",
+    "object": "a table",
+    "str": "a text",
+    "bool": "true or false",
+    "int": "an integer",
+}
 
 
 @dataclass(frozen=True)
@@ -252,13 +258,23 @@ def _check_api(content: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(("api",), "form", f"`api` is {_shown(text)}: {error}", text)
         return
     if wanted.is_pin:
-        yield Finding(("api",), "pinned", f"`api` is {_shown(text)}, which shuts out every later minor; {remedy}", text)
+        yield Finding(
+            ("api",),
+            "pinned",
+            f"`api` is {_shown(text)}, which shuts out every later minor; {remedy}",
+            text,
+        )
     elif not wanted.has_upper_bound:
         said = f"`api` is {_shown(text)}, which promises to work with majors that do not exist yet; {remedy}"
         yield Finding(("api",), "unbounded", said, text)
     elif not wanted.allows(API_VERSION):
         said = f"`api` is {_shown(text)}, and this kernel's plugin API is {API_VERSION}; "
-        yield Finding(("api",), "api_mismatch", f"{said}take a version of the plugin that is made for it", text)
+        yield Finding(
+            ("api",),
+            "api_mismatch",
+            f"{said}take a version of the plugin that is made for it",
+            text,
+        )
 
 
 def _check_ranges(content: Mapping[str, Any]) -> Iterator[Finding]:
@@ -304,10 +320,14 @@ def _check_module(content: Mapping[str, Any], broken: Collection[str | int]) -> 
         return
     plugin_id = content.get("id", "")
     if plugin_id and not plugin_id.startswith(f"{module['publisher']}."):
-        said = f"`id` is {_shown(plugin_id)}, which is not in its publisher's namespace; begin it with `{module['publisher']}.`"
+        said = f"`id` is {_shown(plugin_id)}, outside its publisher's namespace; write `{module['publisher']}.` before it"
         yield Finding(("id",), "foreign_name", said, plugin_id)
     if module.get("wasm") is None and content.get("operations"):
-        yield Finding(("operations",), "missing", "`[[operations]]` needs code: name the file in `[module] wasm`")
+        yield Finding(
+            ("operations",),
+            "missing",
+            "`[[operations]]` needs code: name the file in `[module] wasm`",
+        )
     yield from _check_operations(content)
 
 
@@ -315,10 +335,17 @@ def _check_operations(content: Mapping[str, Any]) -> Iterator[Finding]:
     names: list[str] = [operation["id"] for operation in content.get("operations", ())]
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield Finding(("operations", index, "id"), "duplicate", f"the operation {name!r} is declared twice; rename one", name)
+            yield Finding(
+                ("operations", index, "id"),
+                "duplicate",
+                f"the operation {name!r} is declared twice; rename one",
+                name,
+            )
     for index, operation in enumerate(content.get("operations", ())):
         if operation.get("rest") is not None and operation.get("event") is not None:
-            said = f"the operation {operation['id']!r} has `rest` and `event`; one operation has one way in: declare two"
+            said = (
+                f"the operation {operation['id']!r} has `rest` and `event`; one operation has one way in: declare two"
+            )
             yield Finding(("operations", index), "contradiction", said)
     for index, job in enumerate(content.get("jobs", ())):
         if job["operation"] not in names:

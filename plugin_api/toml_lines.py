@@ -9,7 +9,9 @@ from typing import Final
 Path = tuple[str | int, ...]
 
 _TABLE: Final = re.compile(r"\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(?:#.*)?\Z")
-_KEY: Final = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)\Z""")
+_KEY: Final = re.compile(
+    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=(.*)\Z"""
+)
 _PART: Final = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 _STRING: Final = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|#.*""")
 
@@ -24,7 +26,7 @@ class TomlLines:
         self._scan()
 
     def line_of(self, path: Sequence[str | int], value: object = None) -> int:
-        """The line, from 1, of the key at `path`; inside arrays and inline tables that of the text of `value`, if found."""
+        """The line, from 1, of the key at `path`; inside arrays and inline tables, of the text of `value`."""
         whole = tuple(path)
         for length in range(len(whole), -1, -1):
             start = self._at.get(whole[:length])

@@ -1,0 +1,90 @@
+"""What an operation takes, field by field: where each comes from and what it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from msgspec import inspect
+
+from host.wire_schema import Schema, SchemaError, Schemas
+
+Source = Literal["path", "query", "body"]
+
+
+@dataclass(frozen=True)
+class RequestField:
+    """One field of a request, and where it comes from."""
+
+    field: inspect.Field
+    source: Source
+    schema: Schema
+
+    @property
+    def name(self) -> str:
+        """Its name on the wire."""
+        return self.field.encode_name
+
+
+@dataclass(frozen=True)
+class RequestPlan:
+    """What an operation takes, field by field."""
+
+    type: Any
+    kind: inspect.StructType
+    fields: tuple[RequestField, ...]
+    placeholders: tuple[str, ...]
+    definitions: dict[str, Schema]
+    schema: Schema
+
+    def of_source(self, source: Source) -> list[RequestField]:
+        """The fields that come from there."""
+        return [field for field in self.fields if field.source == source]
+
+    @property
+    def body_is_required(self) -> bool:
+        """Whether a request without a body lacks something."""
+        return any(field.field.required for field in self.of_source("body"))
+
+
+def source_of(field: inspect.Field, placeholders: Iterable[str], *, takes_body: bool) -> Source:
+    """Where a field comes from; `Annotated[bool, Meta(extra={"in": "query"})]` from the query, whatever the method."""
+    if field.name in placeholders:
+        return "path"
+    kind = field.type
+    while isinstance(kind, inspect.Metadata):
+        if (kind.extra or {}).get("in") == "query":
+            return "query"
+        kind = kind.type
+    return "body" if takes_body else "query"
+
+
+def request_plan(
+    request_type: Any,
+    placeholders: Sequence[str],
+    *,
+    takes_body: bool,
+    schemas: Schemas | None = None,
+) -> RequestPlan:
+    """Take a request type apart."""
+    maker = schemas or Schemas("request")
+    kind = inspect.type_info(request_type)
+    name = getattr(request_type, "__name__", str(request_type))
+    if not isinstance(kind, inspect.StructType) or kind.array_like:
+        raise SchemaError(f"{name} is no plain Struct; a request is one")
+    schema = maker.record(kind, name, kind.fields)
+    fields = tuple(
+        RequestField(
+            field,
+            source_of(field, placeholders, takes_body=takes_body),
+            schema["properties"][field.encode_name],
+        )
+        for field in kind.fields
+    )
+    by_name = {field.field.name: field.name for field in fields}
+    lacking = [placeholder for placeholder in placeholders if placeholder not in by_name]
+    if lacking:
+        raise SchemaError(f"{name} has no field {', '.join(lacking)} for the path")
+    wire_names = tuple(by_name[placeholder] for placeholder in placeholders)
+    return RequestPlan(request_type, kind, fields, wire_names, maker.components, schema)
