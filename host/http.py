@@ -108,6 +108,7 @@ class Incoming:
         "path",
         "query",
         "request_id",
+        "route",
         "started",
         "trace",
         "user_agent",
@@ -137,6 +138,7 @@ class Incoming:
         self.path, _, self.query = message.path.partition("?")
         self.fields: dict[bytes, bytes] = {}
         self.request_id = ""
+        self.route = ""
         self.trace: Trace | None = None
         self.idempotency_key: str | None = None
         self.if_match: str | None = None
@@ -441,6 +443,7 @@ class RestDoor:
             return self._failure(incoming, error)
 
     def _page(self, incoming: Incoming, page: Page) -> Outgoing:
+        incoming.route = incoming.path
         if incoming.method in ("GET", "HEAD"):
             return page(incoming)
         return self._other_method(incoming, {"GET"})
@@ -535,7 +538,7 @@ class RestDoor:
         seconds = time.monotonic() - incoming.started
         compiled = incoming.compiled
         bound = compiled.registered.bound if compiled is not None else None
-        operation, route = (bound.id, bound.path) if bound is not None else ("", "")
+        operation, route = (bound.id, bound.path) if bound is not None else ("", incoming.route)
         self._kernel.metrics.request("rest", operation, route, status, seconds)
         sink.request(incoming, f"{incoming.method[:20]} {route}".rstrip(), status, seconds)
 
