@@ -1,0 +1,55 @@
+# `make` alone prints the targets. Everything lives in .venv/; nothing else of the machine is touched.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+RUN ?=
+
+.PHONY: help setup run test fast lint bench soak lock reference
+
+help: ## Print the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install everything into .venv/ (done once; quick when nothing changed)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1); say PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "==> installing into $(VENV) (a minute or two the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## Start a kernel in .pk/ and print where it is
+	$(BIN)/pk up $(RUN)
+
+test: setup ## Run every test but the long ones
+	$(BIN)/python -m pytest
+
+fast: setup ## Run the tests that need no kernel
+	$(BIN)/python -m pytest tests/host tests/plugin_api tests/core_plugins tests/tidy
+
+lint: setup ## Check style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: setup ## Print ratios against references (ONLY=name for one figure)
+	$(BIN)/python tests/bench/run.py $(ONLY)
+
+soak: setup ## Run the long counts of kills, races and swaps
+	PK_SOAK=1 $(BIN)/python -m pytest -m "soak or not soak" tests/journeys tests/wall
+
+lock: setup ## Resolve the dependencies anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --extra embedded --extra test -o requirements.lock pyproject.toml
+
+reference: setup ## Write the generated pages of docs/reference
+	$(BIN)/python tools/reference.py
