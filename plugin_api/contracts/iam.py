@@ -132,6 +132,8 @@ class LogIn(Struct, frozen=True, forbid_unknown_fields=True):
     tenant: Annotated[str, Meta(max_length=64, description="The tenant's slug.")]
     email: Annotated[str, Meta(max_length=254)]
     password: GivenPassword
+    proof: Annotated[str, Meta(max_length=4096, extra_json_schema=_SECRET)] | None = None
+    """What a second step asked for, such as a one-time code; see `contracts.auth_provider`."""
 
 
 class SessionTokens(Struct, frozen=True):
@@ -163,7 +165,7 @@ class SessionView(Struct, frozen=True):
 
     id: UUID
     user_id: UUID
-    kind: Literal["token", "cookie"]
+    kind: Literal["bearer", "cookie"]
     current: bool
     """Whether this request was made in it."""
     address: str

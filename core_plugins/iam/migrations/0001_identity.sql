@@ -64,7 +64,7 @@ create table sessions (
   tenant_id uuid not null default pk.tenant_id(),
   id uuid not null,
   user_id uuid not null,
-  kind text not null check (kind in ('token', 'cookie')),
+  kind text not null check (kind in ('bearer', 'cookie')),
   secret_hash bytea,
   address text not null,
   user_agent text not null default '',
@@ -129,28 +129,65 @@ create table invitations (
   foreign key (tenant_id) references tenants (tenant_id) on delete cascade);
 select pk.protect('invitations');
 
+-- Invitations of the operators to sign up, rows of the tenant `platform`; used while sign-up is by invitation.
+create table signup_invitations (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  token_hash bytea not null,
+  invited_by uuid not null,
+  expires_at timestamptz not null,
+  used_at timestamptz,
+  used_for uuid,
+  created_at timestamptz not null default now(),
+  primary key (tenant_id, id));
+select pk.protect('signup_invitations');
+
+-- The keys that sign access tokens, rows of the tenant `platform`; their private parts are in the vault. A key is `next`
+-- until signs_from, then `current` until another one signs, then `previous` until withdrawn_at.
+create table signing_keys (
+  tenant_id uuid not null default pk.tenant_id(),
+  kid text not null,
+  public_point bytea not null check (length(public_point) = 65),
+  signs_from timestamptz not null,
+  withdrawn_at timestamptz,
+  created_at timestamptz not null default now(),
+  primary key (tenant_id, kid));
+select pk.protect('signing_keys');
+
+-- When each recurring task last ran, rows of the tenant `platform`: whoever moves `ran_at` on runs it.
+create table chores (
+  tenant_id uuid not null default pk.tenant_id(),
+  name text not null,
+  ran_at timestamptz not null,
+  primary key (tenant_id, name));
+select pk.protect('chores');
+
 -- The only ways across tenants: each answers one narrow question and nothing else. They run as the schema's owner, whose
--- own policy lets it see every row; the plugin's role may only execute them.
+-- own policy lets it see every row; the plugin's role may only execute them, in transactions that the kernel opened for it.
 create function tenant_by_slug(wanted text) returns table (tenant_id uuid, status text)
   language sql stable security definer set search_path = iam, pg_temp
-  as $$ select t.tenant_id, t.status from iam.tenants t where t.slug = wanted $$;
+  as $$ select t.tenant_id, t.status from iam.tenants t where t.slug = wanted and pk.entered() $$;
 
 create function tenant_of_api_key(wanted uuid) returns uuid
   language sql stable security definer set search_path = iam, pg_temp
-  as $$ select k.tenant_id from iam.api_keys k where k.id = wanted $$;
+  as $$ select k.tenant_id from iam.api_keys k where k.id = wanted and pk.entered() $$;
 create index api_keys_id on api_keys (id);
 
-create function tenants_to_announce(at_most integer) returns setof uuid
+create function tenants_to_announce(age_s integer, at_most integer) returns setof uuid
   language sql stable security definer set search_path = iam, pg_temp
-  as $$ select t.tenant_id from iam.tenants t where t.announced_at is null order by t.created_at limit at_most $$;
+  as $$ select t.tenant_id from iam.tenants t
+    where t.announced_at is null and t.created_at <= now() - make_interval(secs => age_s) and pk.entered()
+    order by t.created_at limit at_most $$;
+create index tenants_unannounced on tenants (created_at) where announced_at is null;
 
 create function tenants_after(place uuid, at_most integer) returns setof uuid
   language sql stable security definer set search_path = iam, pg_temp
-  as $$ select t.tenant_id from iam.tenants t where place is null or t.tenant_id > place order by t.tenant_id limit at_most $$;
+  as $$ select t.tenant_id from iam.tenants t where (place is null or t.tenant_id > place) and pk.entered()
+    order by t.tenant_id limit at_most $$;
 
 -- down
 drop function tenants_after(uuid, integer);
-drop function tenants_to_announce(integer);
+drop function tenants_to_announce(integer, integer);
 drop function tenant_of_api_key(uuid);
 drop function tenant_by_slug(text);
-drop table invitations, api_keys, refresh_tokens, sessions, user_roles, roles, users, tenants;
+drop table chores, signing_keys, signup_invitations, invitations, api_keys, refresh_tokens, sessions, user_roles, roles, users, tenants;

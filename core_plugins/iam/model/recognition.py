@@ -19,7 +19,7 @@ from plugin_api.ports.stamps import Stamps
 
 RECHECK_S: Final = 5.0
 """Stamps reach this machine alone, so whatever is recalled is looked up again after this."""
-ENTRIES_MAX: Final = 20_000
+ENTRIES_MAX: Final = 10_000
 """Entries of one generation of the memory; it holds two."""
 SIGNING_KEYS_KEY: Final = "iam:signing-keys"
 
@@ -76,6 +76,15 @@ class Recognised(Struct, frozen=True):
     """What an unsafe call must show beside a cookie; None for credentials that no browser sends by itself."""
 
 
+class LookUp(Struct, frozen=True):
+    """One look-up that is under way: what the time, the stamps and the permissions were when it began."""
+
+    watch: StampWatch
+    now: datetime
+    began: float
+    epoch: int
+
+
 class _Entry:
     """One recognised credential in memory."""
 
@@ -107,6 +116,7 @@ class Recollection:
         recheck_s: float = RECHECK_S,
     ) -> None:
         """`epoch` tells a number that grows when permission masks made before are no longer complete."""
+        self._stamps = stamps
         self._read = stamps.read
         self._monotonic = monotonic
         self._epoch = epoch
@@ -131,16 +141,18 @@ class Recollection:
                 return None
         return entry.recognised
 
-    def remember(
-        self, credential: str, recognised: Recognised, watch: StampWatch, *, now: datetime, epoch: int
-    ) -> None:
-        """Keep what a look-up found. `now` and `epoch` were read before the look-up began."""
+    def start(self, now: datetime) -> LookUp:
+        """Begin a look-up; call it before anything is loaded."""
+        return LookUp(StampWatch(self._stamps), now, self._monotonic(), self._epoch())
+
+    def remember(self, credential: str, recognised: Recognised, look_up: LookUp) -> None:
+        """Keep what a look-up found."""
         left_s = self._recheck_s
         if recognised.expires_at is not None:
-            left_s = min(left_s, (recognised.expires_at - now).total_seconds())
+            left_s = min(left_s, (recognised.expires_at - look_up.now).total_seconds())
         if left_s > 0:
-            seen = tuple(dict.fromkeys(watch.seen))
-            self._keep(credential, _Entry(recognised, self._monotonic() + left_s, epoch, seen))
+            seen = tuple(dict.fromkeys(look_up.watch.seen))
+            self._keep(credential, _Entry(recognised, look_up.began + left_s, look_up.epoch, seen))
 
     def forget(self, credential: str) -> None:
         """Drop one credential."""
