@@ -98,25 +98,21 @@ class Register:
         except (OSError, msgspec.DecodeError):
             return []
 
-    async def end_left(self, servers: Sequence[ChildServer]) -> int:
-        """End what an earlier kernel left behind: workers, servers, programs that prepared them. How many there were.
+    async def end_left(self) -> int:
+        """End what a killed kernel left behind and noted; how many there were.
 
-        Only processes that are certainly ours: noted with their start and at home in this folder (these are asked to
-        end first), or one of the servers' programs that works inside the server's folder.
+        Only processes that are certainly ours: of the noted start, and at home in this folder. What it had no time to
+        note is ended before its server starts (`RunningServer.end_orphans`).
 
         Raises:
             StartRefused: one of them does not end.
         """
         noted = [one for one in self._read() if is_running(one.process) and is_at_home(one.process, self._folder)]
         stubborn = [process for left in await asyncio.gather(*map(_end, noted)) for process in left]
-        places = [(self._folder / server.name, server.programs) for server in servers]
-        # Not asked to end but killed: of a server whose top process is gone, what remains must not write once more.
-        found = [process for place, programs in places for process in find_inside(place, programs)]
-        stubborn += await end_all(found, [(signal.SIGKILL, KILL_WAIT_S)])
         if stubborn:
             pids = ", ".join(str(process.pid) for process in stubborn)
             raise StartRefused(f"processes {pids} of an earlier kernel in {self._folder} do not end; end them by hand")
-        return len(noted) + len(found)
+        return len(noted)
 
 
 async def _end(left: Left) -> list[Identity]:
@@ -237,6 +233,7 @@ class RunningServer:
         Raises:
             StartRefused: it did not come up; nothing of it runs then.
         """
+        await self.end_orphans()
         await self.server.prepare(self.place)
         self.process = await self.place.start(self.server.command(self.place))
         register.add(self.server.name, self.process.pid, self.server.stop_signal)
@@ -273,7 +270,10 @@ class RunningServer:
         await self.end_orphans()
 
     async def end_orphans(self) -> None:
-        """End the processes of a server whose top process is gone: they would write beside the next one."""
+        """End the programs of this server that its top process, or a killed kernel, left at work in its folder.
+
+        They are killed, not asked: two servers must never write at once, and their kind recovers from a kill.
+        """
         orphans = find_inside(self.place.folder, self.server.programs)
         await end_all(orphans, [(signal.SIGKILL, KILL_WAIT_S)])
 
@@ -286,10 +286,7 @@ def show_status(status: int) -> str:
 class Servers:
     """All child servers of this kernel."""
 
-    def __init__(
-        self, servers: Sequence[ChildServer], folder: DataFolder, register: Register, on_change: Callable[[], None]
-    ) -> None:
-        self._servers = servers
+    def __init__(self, folder: DataFolder, register: Register, on_change: Callable[[], None]) -> None:
         self._folder = folder
         self._register = register
         self._on_change = on_change
@@ -297,13 +294,13 @@ class Servers:
         """These end only by `stop`, or by a bug of ours."""
         self.running: list[RunningServer] = []
 
-    async def start(self, privileges: Privileges) -> None:
+    async def start(self, servers: Sequence[ChildServer], privileges: Privileges) -> None:
         """Start all of them at the same time and keep them running from then on.
 
         Raises:
             StartRefused: one did not come up; `stop` is still to be called.
         """
-        for server in self._servers:
+        for server in servers:
             self.running.append(RunningServer(server, Place(server.name, self._folder, privileges)))
         starts = [asyncio.ensure_future(one.start(self._register)) for one in self.running]
         try:
@@ -346,7 +343,6 @@ class Servers:
             await asyncio.sleep(backoff.delay_s(lived_s))
             one.restarts += 1
             try:
-                await one.end_orphans()
                 await one.start(self._register)
             except (StartRefused, OSError) as error:
                 _log.error("a server cannot be restarted; it is tried again", server=one.server.name, reason=str(error))

@@ -9,11 +9,10 @@ import asyncio
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -71,7 +70,7 @@ class Parts:
     choose_privileges: Callable[[], Privileges] = choose_privileges
 
 
-def run(options: UpOptions, settings: Mapping[str, Any], parts: Parts) -> int:
+def run(options: UpOptions, settings: Mapping[str, Any], parts: Parts | None = None) -> int:
     """Run a kernel until SIGTERM or SIGINT; the exit status.
 
     0 after a signal; 1 when it cannot start (one line on stderr says why, nothing is left running) or a bug of ours
@@ -80,10 +79,18 @@ def run(options: UpOptions, settings: Mapping[str, Any], parts: Parts) -> int:
     os.umask(0o077)  # for everything below the data folder, whoever writes it
     _raise_open_files()
     try:
-        return asyncio.run(Parent(options, settings, parts).run())
+        return asyncio.run(Parent(options, settings, parts or _own_parts(options)).run())
     except StartRefused as refusal:
         sys.stderr.write(f"pk up: {refusal}\n")
         return 1
+
+
+def _own_parts(options: UpOptions) -> Parts:
+    if options.profile != "embedded":
+        return Parts(lambda: [])
+    from host.declared import declared_servers  # noqa: PLC0415 - not needed in the server profile
+
+    return Parts(declared_servers)
 
 
 def _raise_open_files() -> None:
@@ -127,30 +134,24 @@ class Parent:
     async def run(self) -> int:
         """Start, serve until a signal, stop. See `host.parent.run`."""
         self._folder = DataFolder.open(self._options.data_dir)
-        try:
-            return await self._hold()
-        finally:
-            self._folder.close()
-
-    async def _hold(self) -> int:
-        self._take_signals()
-        self._register = Register(self._folder)
-        servers = self._parts.find_servers()
-        await self._register.end_left(servers)  # a stale worker may still hold the port
-        self._http = listen(self._options.http_host, self._options.http_port, "--http-port")
-        self._management = listen(LOOPBACK, self._options.management_port, "--management-port")
-        create_stamps(self._folder.run / "stamps")
-        self._stamps = FileStamps(self._folder.run / "stamps")
-        self._servers = Servers(servers, self._folder, self._register, self._publish)
-        self._workers = self._make_workers()
-        try:
-            return await self._live()
-        finally:
-            await self._stop()
+        with closing(self._folder), ExitStack() as held:
+            self._take_signals()
+            self._register = Register(self._folder)
+            await self._register.end_left()  # a stale worker may still hold the port
+            self._http = held.enter_context(listen(self._options.http_host, self._options.http_port, "--http-port"))
+            self._management = held.enter_context(listen(LOOPBACK, self._options.management_port, "--management-port"))
+            create_stamps(self._folder.run / "stamps")
+            self._stamps = held.enter_context(FileStamps(self._folder.run / "stamps"))
+            self._servers = Servers(self._folder, self._register, self._publish)
+            self._workers = self._make_workers()
+            try:
+                return await self._live()
+            finally:
+                await self._stop()
 
     def _make_workers(self) -> Workers:
         launch = Launch(self._parts.worker_command, str(self._folder.path), (self._http.fileno(),))
-        notices = Notices(self._publish, self._on_death, self._ask_metrics, _announce)
+        notices = Notices(self._publish, self._on_end, self._ask_metrics, _announce)
         return Workers(self._options.workers, launch, self._limits, self._register, notices)
 
     async def _live(self) -> int:
@@ -169,7 +170,8 @@ class Parent:
 
     async def _start(self) -> None:
         await self._workers.launch()
-        serving = asyncio.create_task(self._servers.start(self._parts.choose_privileges()))
+        servers = self._parts.find_servers()
+        serving = asyncio.create_task(self._servers.start(servers, self._parts.choose_privileges()))
         try:
             await self._open_doors()
             await serving
@@ -253,13 +255,9 @@ class Parent:
                 self._reloading.cancel()
                 await asyncio.gather(self._reloading, return_exceptions=True)
             await self._workers.stop(self._limits.stop_limit_s)
-            await self._servers.stop(SERVERS_STOP_LIMIT_S)
+            await asyncio.gather(self._servers.stop(SERVERS_STOP_LIMIT_S), *(door.stop() for door in self._listeners))
         finally:
             hurry.cancel()
-            for door in self._listeners:
-                await door.stop()
-            self._management.close()
-            self._stamps.close()
 
     async def _hurry(self) -> None:
         await self._signals.again.wait()
@@ -361,11 +359,11 @@ class Parent:
             except msgspec.ValidationError as error:
                 _log.error("a worker's metrics cannot be read", worker=worker.index, reason=str(error))
 
-    def _on_death(self, worker: Worker) -> None:
-        # It may have committed a change and died before it told the others.
-        self._stamps.touch_all()
+    def _on_end(self, worker: Worker, asked: bool) -> None:
         self._totals.retire(worker.pid)
-        self._publish()
+        if not asked:
+            self._stamps.touch_all()  # it may have committed a change and died before it told the others
+            self._publish()
 
 
 async def _ask(worker: Worker, kind: str) -> dict[str, Any] | None:

@@ -123,8 +123,8 @@ class Notices(Struct, frozen=True):
 
     changed: Callable[[], None]
     """Another process serves now."""
-    died: Callable[[Worker], None]
-    """A worker is gone that had not been asked to go."""
+    ended: Callable[[Worker, bool], None]
+    """A worker is gone; whether it had been asked to go."""
     retiring: Callable[[Worker], Awaitable[None]]
     """A worker is about to be drained: the last moment to ask it something."""
     announce: Callable[[str], None]
@@ -265,6 +265,7 @@ class Workers:
         except BaseException:
             worker.kill()
             raise
+        _run(self._let_start(worker), self._starters)
         return worker
 
     def _adopt(self, worker: Worker) -> None:
@@ -280,7 +281,6 @@ class Workers:
         self._alive.add(worker)
         self._register.add(WORKER, worker.pid, signal.SIGTERM)
         _run(self._watch(worker), self._watchers)
-        _run(self._let_start(worker), self._starters)
 
     async def _let_start(self, worker: Worker) -> None:
         """Give it its arguments when the servers are there, and hold it to its limit."""
@@ -306,7 +306,7 @@ class Workers:
         worker.fail(f"worker {worker.index} ended with {show_status(status)} before it was ready")
         if not asked:
             _log.error("a worker ended", worker=worker.index, pid=worker.pid, status=show_status(status))
-            self._notices.died(worker)
+        self._notices.ended(worker, asked)
 
     def _on_ready(self, worker: Worker, _: Fields) -> None:
         if not worker.ready.done():

@@ -199,6 +199,13 @@ class Kernel:
         """The pid of the worker that answers an HTTP request."""
         return int(self.get("http", "/")[1])
 
+    def wait_for(self, find: Callable[[], T], what: str, limit_s: float = LIMIT_S) -> T:
+        """The first true answer of `find`; what the kernel said so far when there is none."""
+        try:
+            return wait_for(find, what, limit_s)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; its log:\n{self.stderr()}") from None
+
 
 def interpreter_for(uid: int) -> str:
     """A Python of this version that the account can run; skips where there is none."""
@@ -237,6 +244,12 @@ def make_kernel(place: Path) -> Iterator[Callable[..., Kernel]]:
     yield make
     for kernel in made:
         kernel.sweep()
+
+
+@pytest.fixture
+def find_interpreter() -> Callable[[int], str]:
+    """Finds a Python that an account can run; skips where there is none."""
+    return interpreter_for
 
 
 @pytest.fixture

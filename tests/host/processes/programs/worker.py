@@ -51,12 +51,14 @@ class FakeWorker:
             return 1
         if mode == "die":
             return 3
-        if mode != "silent":
-            await self.serve()
+        server = await self.serve() if mode != "silent" else None
         await self.stopping.wait()
         if self.stubborn:
             await asyncio.sleep(3600)
         beat.cancel()
+        if server is not None:
+            server.close()
+        self.channel.close()
         return 0
 
     def mode(self) -> str:
@@ -64,12 +66,13 @@ class FakeWorker:
         file = Path(self.arguments["data_dir"]) / "mode"
         return file.read_text() if file.exists() else str(self.arguments["overrides"].get("test.mode", ""))
 
-    async def serve(self) -> None:
+    async def serve(self) -> asyncio.Server:
         """Answer on the inherited socket."""
         listener = socket.socket(fileno=self.arguments["http_fd"])
         listener.setblocking(False)
-        await asyncio.start_server(self.answer, sock=listener)
+        server = await asyncio.start_server(self.answer, sock=listener)
         self.channel.send("ready")
+        return server
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request, one connection."""

@@ -1,0 +1,1 @@
+"""Valkey, and the server itself in the embedded profile."""
