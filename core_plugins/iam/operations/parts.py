@@ -1,0 +1,41 @@
+"""What the operations of this plugin are given to work with: made once in `plugin.py`, the same for every group of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core_plugins.iam.model.passwords import PasswordHasher
+from core_plugins.iam.settings import Settings
+from plugin_api.clock import Clock
+from plugin_api.ports.cache import Cache
+from plugin_api.ports.secrets import Secrets
+from plugin_api.ports.stamps import Stamps
+from plugin_api.registrar import Calls, Logger
+
+if TYPE_CHECKING:
+    from core_plugins.iam.operations.authorize import Access
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Handles of the plugin and the objects that all operations share."""
+
+    settings: Settings
+    profile: str
+    """`embedded` or `server`."""
+    clock: Clock
+    stamps: Stamps
+    cache: Cache
+    secrets: Secrets
+    calls: Calls
+    log: Logger
+    hasher: PasswordHasher
+    access: Access
+
+
+class OperationGroup:
+    """Base of the groups that `IamOperations` is composed of; none of them has a constructor of its own."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
