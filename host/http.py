@@ -371,7 +371,8 @@ class HttpServer(web.Server):
 
     def __init__(self, door: RestDoor) -> None:
         self.door = door
-        super().__init__(door.handle, request_factory=Incoming)
+        factory: Any = Incoming  # aiohttp asks of a request what Incoming has, and says BaseRequest
+        super().__init__(door.handle, request_factory=factory)
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of one connection."""

@@ -345,7 +345,8 @@ def compile_inner(registered: RegisteredOperation, table: Table, runtime: CallRu
 
 def _revalidator(request_type: type) -> Callable[[Any], Any]:
     """Struct constructors do not enforce `Meta`, so a value from another plugin is encoded and decoded once."""
-    encode, decoder = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(request_type)
+    encode = msgspec.msgpack.Encoder().encode
+    decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(request_type)
 
     def revalidate(request: Any) -> Any:
         try:
