@@ -27,8 +27,8 @@ class Confinement:
     """Makes a user for each part and gives up everything else.
 
     The user's password is derived from the server's own: whoever lacks that one cannot become any of the users, and all
-    workers of all machines agree on it. A server that lets nobody make users (some hosted ones) leaves the parts apart by
-    their keys alone; that is told once.
+    workers of all machines agree on it. Where a server lets nobody make users (some hosted ones do not), the parts are
+    kept apart by their keys alone; that is told once.
     """
 
     def __init__(self, password: str | None, warn: Warn) -> None:
@@ -46,7 +46,7 @@ class Confinement:
             await _ask(connection, "ACL", "SETUSER", user, *rules)
         except ResponseError as error:
             self._is_possible = False
-            self._warn("Valkey makes no users for us; parts of the cache are kept apart by their keys alone", reason=str(error))
+            self._warn("Valkey makes no users for us: keys alone keep the parts apart", reason=str(error))
             return
         await _ask(connection, "AUTH", user, password)
 

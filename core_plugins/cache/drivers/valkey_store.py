@@ -1,11 +1,11 @@
 """Valkey through redis-py: a bounded pool of connections, each logged in as the user of one part.
 
-redis-py's own pool and client are passed by: they send a command again after a lost connection (a second increment), lose
-a place in the pool when a call is cancelled twice, and cost as much again as the command itself.
+redis-py's own pool and client are passed by: they send a command again after a lost connection (a second increment), and
+lose a place in the pool when a call is cancelled twice.
 
 * A connection that did not get to the end of an answer is closed: it would give the answer to the next caller.
 * Nothing is sent twice. The one exception is a script that the server does not know (`NOSCRIPT`): it has not run.
-* A connection to a server that went away is found out before it is used, so a restart in a quiet hour costs nobody a call.
+* A connection to a server that went away is found out before it is used, so a restart in a quiet hour fails no call.
 * When nobody gets an answer any more, calls fail at once for AWAY_S, then one more is tried: no pile of waiting calls.
 * The server itself keeps the parts apart: each connection has given up every key but its part's (ACL, `Confinement`).
 """
@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha1
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -48,11 +47,15 @@ _AWAY_WORDS: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 _AWAY_TEXT: Final = "the cache is away; it is tried again by itself"
 
 
+Word = bytes | str | int
+
+
 class Link(NamedTuple):
     """One connection and the part whose user it is logged in as."""
 
     part: str
-    connection: AbstractConnection
+    connection: Any
+    """A `redis.asyncio.connection.AbstractConnection`, whose methods are only partly typed."""
 
 
 class ValkeyStore:
@@ -72,13 +75,13 @@ class ValkeyStore:
         self._last_answer = 0.0
         self._digests: dict[str, str] = {}
 
-    async def run(self, part: str, *words: bytes | str | int) -> object:
+    async def run(self, part: str, *words: Word) -> object:
         """One command; see `Store`."""
         return await self._bounded(part, words, self._timeout_s)
 
     async def script(self, part: str, source: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> object:
         """One script, by its digest; whole when the server does not know it (it restarted, say)."""
-        rest = (len(keys), *keys, *arguments)
+        rest: tuple[Word, ...] = (len(keys), *keys, *arguments)
         try:
             return await self._bounded(part, ("EVALSHA", self._digest(source), *rest), self._timeout_s)
         except _ScriptUnknown:
@@ -95,9 +98,7 @@ class ValkeyStore:
 
     # ---------------------------------------------------------------------------------------- one call
 
-    async def _bounded(
-        self, part: str, words: Sequence[bytes | str | int], timeout_s: float, *, always: bool = False
-    ) -> object:
+    async def _bounded(self, part: str, words: Sequence[Word], timeout_s: float, *, always: bool = False) -> object:
         begun = time.monotonic()
         if self._closed or (begun < self._away_until and not always):
             raise StoreUnavailable(_AWAY_TEXT)
@@ -110,7 +111,7 @@ class ValkeyStore:
             await self._note_silence(begun)
             raise _away(error) from error
 
-    async def _in_turn(self, part: str, words: Sequence[bytes | str | int]) -> object:
+    async def _in_turn(self, part: str, words: Sequence[Word]) -> object:
         if self._places.locked() and self._waiting >= WAITERS_MAX:
             raise StoreUnavailable(f"{WAITERS_MAX} calls wait for the cache already; try again")
         self._waiting += 1
@@ -125,7 +126,7 @@ class ValkeyStore:
             self._in_use -= 1
             self._places.release()
 
-    async def _exchange(self, link: Link, words: Sequence[bytes | str | int]) -> object:
+    async def _exchange(self, link: Link, words: Sequence[Word]) -> object:
         try:
             await link.connection.send_command(*words)
             reply = await link.connection.read_response()
@@ -162,7 +163,8 @@ class ValkeyStore:
         return await self._open(part)
 
     async def _open(self, part: str) -> Link:
-        link = Link(part, self._factory.make_connection())
+        make: Callable[[], Any] = self._factory.make_connection
+        link = Link(part, make())
         try:
             await link.connection.connect()
             await self._confinement.enter(link.connection, part)
