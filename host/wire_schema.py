@@ -132,7 +132,7 @@ class Schemas:
             case inspect.EnumType(cls=cls):
                 return self._named_schema(
                     cls,
-                    lambda: {**self._described(cls), **_choice([member.value for member in cls])},
+                    lambda: {**self.described(cls), **_choice([member.value for member in cls])},
                 )
             case _:
                 return self._moment(kind) or self._container(kind, where)
@@ -177,7 +177,7 @@ class Schemas:
             case _ if isinstance(kind, _RECORDS):
                 return self._named_schema(
                     kind.cls,
-                    lambda: {**self._described(kind.cls), **self.record(kind, where, kind.fields)},
+                    lambda: {**self.described(kind.cls), **self.record(kind, where, kind.fields)},
                 )
             case _:
                 raise SchemaError(
@@ -247,7 +247,8 @@ class Schemas:
             self.components[name] = make()
         return {"$ref": f"{self._prefix}{name}"}
 
-    def _described(self, cls: Any) -> Schema:
+    def described(self, cls: Any) -> Schema:
+        """The description of a class, from its docstring."""
         text = documentation(cls) if self._notes else ""
         return {"description": text} if text else {}
 
