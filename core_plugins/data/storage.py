@@ -18,7 +18,8 @@ do $$ begin
   create role {APP_ROLE} login nosuperuser nobypassrls noinherit nocreaterole nocreatedb noreplication;
 exception when duplicate_object or unique_violation then null; end $$;
 alter role {APP_ROLE} nosuperuser nobypassrls noinherit nocreaterole nocreatedb noreplication;
-alter role {APP_ROLE} set search_path = pg_catalog;
+-- A role is named as its schema, so "$user" is the plugin's own; no statement is needed to set it.
+alter role {APP_ROLE} set search_path = "$user", pk;
 alter role {APP_ROLE} set jit = off;
 alter role {APP_ROLE} set statement_timeout = '60s';
 alter role {APP_ROLE} set idle_in_transaction_session_timeout = '60s';
@@ -249,3 +250,7 @@ delete from pk.context_key where id not in (select id from pk.context_key order 
 """
 FIND_PASSWORD: Final = "select password from pk.login"
 SET_LOGIN: Final = "insert into pk.login (password) values ($1)"
+
+OPEN_SESSION: Final = """
+select nextval('pk.turn') as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock
+"""

@@ -19,56 +19,74 @@ create sequence pk.turn as bigint cache 262144;
 revoke all on sequence pk.turn from public;
 grant usage on sequence pk.turn to public;
 
--- The tenant in the signed context of this transaction; all zeros for a context without a tenant.
--- `pk.ctx` = mac (64 hex digits), key id (6 digits), turn (19), expiry in seconds (10), tenant (32 hex digits), role.
-create function pk.context_tenant() returns uuid
-  language plpgsql stable parallel restricted security definer set search_path = pg_catalog
-  as $$
-declare
-  context text := current_setting('pk.ctx', true);
-  genuine boolean;
-begin
-  if coalesce(length(context), 0) < 132 then
-    raise exception 'no tenant context in this transaction' using errcode = '42501';
-  end if;
-  -- Both sides are hashed once more, so that the time of the comparison tells nothing about the mac.
-  select sha256(decode(left(context, 64), 'hex'))
-       = sha256(sha256(k.outer_pad || sha256(k.inner_pad || convert_to(substr(context, 65), 'UTF8'))))
-    into genuine from pk.context_key k where k.id = substr(context, 65, 6);
-  if genuine is distinct from true then
-    raise exception 'the tenant context is forged or its key was withdrawn' using errcode = '42501';
-  end if;
-  if substr(context, 71, 19)::bigint <> currval('pk.turn') then
-    raise exception 'the tenant context belongs to another transaction' using errcode = '42501';
-  end if;
-  if to_timestamp(substr(context, 90, 10)::bigint) < now() then
-    raise exception 'the tenant context has expired' using errcode = '42501';
-  end if;
-  if substr(context, 132) <> current_setting('role') then
-    raise exception 'the tenant context was given to the role %, not to %', substr(context, 132), current_setting('role')
-      using errcode = '42501';
-  end if;
-  return substr(context, 100, 32)::uuid;
-end $$;
-revoke all on function pk.context_tenant() from public;
+-- CALL is the cheapest statement that can move the counter on: it needs no plan and answers no row.
+create procedure pk.take_turn(sequence regclass) language internal as 'nextval_oid';
 
+-- The tenant of this transaction, from the signed context that the kernel has set; error 42501 for any other.
+-- `pk.ctx` = mac (64 hex digits), key id (6 digits), turn (19), expiry in seconds (10), tenant (32 hex digits), role.
+-- The search path is pinned so that the plan is kept; both sides are hashed once more, so that the time which a comparison
+-- takes tells nothing about the mac.
 create function pk.tenant_id() returns uuid
   language plpgsql stable parallel restricted security definer set search_path = pg_catalog
   as $$
 declare
-  tenant uuid := pk.context_tenant();
+  context text := current_setting('pk.ctx', true);
+  tenant uuid;
 begin
-  if tenant = '00000000-0000-0000-0000-000000000000' then
-    raise exception 'this transaction has no tenant' using errcode = '42501';
+  select substr(context, 100, 32)::uuid into tenant from pk.context_key k
+   where k.id = substr(context, 65, 6)
+     and sha256(decode(left(context, 64), 'hex'))
+       = sha256(sha256(k.outer_pad || sha256(k.inner_pad || convert_to(substr(context, 65), 'UTF8'))))
+     and substr(context, 71, 19)::bigint = currval('pk.turn')
+     and to_timestamp(substr(context, 90, 10)::bigint) >= now()
+     and substr(context, 132) = current_setting('role');
+  if tenant is null or tenant = '00000000-0000-0000-0000-000000000000' then
+    perform pk.refuse_context(context);
   end if;
   return tenant;
 end $$;
 
--- True in a transaction that the kernel opened for the role that is set now; error 42501 otherwise. For `security definer`
--- functions that look across tenants: nobody else's transaction may use them by setting the role.
+-- Tells why a context does not hold. Does not return.
+create function pk.refuse_context(context text) returns void
+  language plpgsql stable security definer set search_path = pg_catalog
+  as $$
+declare
+  reason text := 'it is forged, or its key was withdrawn';
+begin
+  if coalesce(context, '') = '' then
+    reason := 'there is none in this transaction';
+  elsif exists (select from pk.context_key k where k.id = substr(context, 65, 6) and left(context, 64)
+      = encode(sha256(k.outer_pad || sha256(k.inner_pad || convert_to(substr(context, 65), 'UTF8'))), 'hex')) then
+    reason := case
+      when substr(context, 71, 19)::bigint <> currval('pk.turn') then 'it belongs to another transaction'
+      when to_timestamp(substr(context, 90, 10)::bigint) < now() then 'it has expired'
+      when substr(context, 132) <> current_setting('role') then 'it was given to another role'
+      else 'it has no tenant' end;
+  end if;
+  raise exception 'the tenant context does not hold: %', reason using errcode = '42501';
+end $$;
+revoke all on function pk.refuse_context(text) from public;
+
+-- True in a transaction that the kernel opened for the role that is set now, with a tenant or without; error 42501 in any
+-- other. For `security definer` functions that look across tenants: nobody can use them by setting the role alone.
 create function pk.entered() returns boolean
-  language sql stable parallel restricted security definer set search_path = pg_catalog
-  as $$ select pk.context_tenant() is not null $$;
+  language plpgsql stable parallel restricted security definer set search_path = pg_catalog
+  as $$
+declare
+  context text := current_setting('pk.ctx', true);
+begin
+  if exists (select from pk.context_key k
+   where k.id = substr(context, 65, 6)
+     and sha256(decode(left(context, 64), 'hex'))
+       = sha256(sha256(k.outer_pad || sha256(k.inner_pad || convert_to(substr(context, 65), 'UTF8'))))
+     and substr(context, 71, 19)::bigint = currval('pk.turn')
+     and to_timestamp(substr(context, 90, 10)::bigint) >= now()
+     and substr(context, 132) = current_setting('role')) then
+    return true;
+  end if;
+  perform pk.refuse_context(context);
+  return false;
+end $$;
 
 -- Put a table behind the tenant wall and give it to the plugin's role. Called in migrations, as the schema's owner.
 create function pk.protect(target regclass) returns void

@@ -16,16 +16,19 @@ Correctness won over speed where a cancelled call costs a new connection.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
-from uuid import UUID
+from uuid import SafeUUID, UUID
 
 import asyncpg
 import msgspec
 
+from core_plugins.data import storage
 from core_plugins.data.drivers.asyncpg_errors import is_away, is_stale, leaves_connection_usable, mapped
-from core_plugins.data.drivers.asyncpg_pool import Connection, Link, Pool, Statement
+from core_plugins.data.drivers.asyncpg_pool import Link, Pool
+from core_plugins.data.drivers.asyncpg_types import Connection, Statement
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
 from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, StoreUnavailable
 from plugin_api.events import Event
@@ -35,8 +38,8 @@ from plugin_api.ports.database import Row, Transaction, Tx
 TURNS_PER_CONNECTION: Final = 262_000
 """Transactions of one connection; a little less than the block of `pk.turn` that its session draws."""
 TEXTS_PER_GENERATION_MAX: Final = 5_000
-COMMIT_S_MIN: Final = 1.0
-"""A commit that has been sent gets at least this long, so that a late call does not end as `commit_unknown`."""
+COMMIT_SPARE_S: Final = 1.0
+"""How much longer than its deadline a commit that has been sent may take before it is given up as `commit_unknown`."""
 ROLLBACK_S_MAX: Final = 1.0
 PING_S_MAX: Final = 1.0
 
@@ -57,9 +60,8 @@ class _Place:
     def __init__(self, schema: str, generation: int) -> None:
         self.role = check_schema(schema)
         self.prefix = f"/*{schema}@{generation}*/"
-        rest = f"set local role \"{schema}\";set local search_path to \"{schema}\",pk;select nextval('pk.turn');"
-        self.begin = f"reset all;begin;{rest}set local statement_timeout="
-        self.begin_readonly = f"reset all;begin read only;{rest}set local statement_timeout="
+        self.begin = f'reset all;begin;set local role "{schema}";set local statement_timeout='
+        self.begin_readonly = self.begin.replace("begin;", "begin read only;")
         self.texts: dict[str, str] = {}
 
     def text(self, sql: str) -> str:
@@ -79,7 +81,7 @@ class AsyncpgDatabase:
     def __init__(self, pool: Pool, signer: ContextSigner, *, statements_max: int) -> None:
         self._pool = pool
         self._signer = signer
-        self._statements_max = statements_max
+        self.statements_max = statements_max
         self._places: dict[tuple[str, int], _Place] = {}
         self.outbox: Outbox | None = None
         """Where events go; None while no plugin provides the event log."""
@@ -94,35 +96,32 @@ class AsyncpgDatabase:
         """
         place = self._places.get((schema, generation)) or self._new_place(schema, generation)
         while True:
-            link = await self._pool.acquire(deadline)
+            link = self._pool.take(deadline) or await self._pool.acquire(deadline)
             was_used, link.used = link.used, True
             try:
-                await self._enter(link, place, tenant_id, deadline, readonly)
-            except Exception as error:
+                await link.connection.execute(self._opening(link, place, tenant_id, deadline, readonly))
+                return AsyncpgTransaction(self._pool, self, link, place, tenant_id, deadline)
+            except BaseException as error:
                 self._pool.bury(link)
-                if isinstance(error, KernelError):
+                if not isinstance(error, Exception) or isinstance(error, KernelError):
                     raise
-                if not is_away(error):
-                    raise _begin_failed(error) from error
-                self._pool.retire_all()
-                if not was_used:
-                    raise _begin_failed(error) from error
-            except BaseException:
-                self._pool.bury(link)
-                raise
-            else:
-                return AsyncpgTransaction(self, link, place, tenant_id, deadline)
+                if is_away(error):
+                    self._pool.retire_all()
+                    if was_used and deadline > time.monotonic():
+                        continue
+                raise _begin_failed(error) from error
 
-    async def _enter(self, link: Link, place: _Place, tenant_id: UUID | None, deadline: float, readonly: bool) -> None:
+    def _opening(self, link: Link, place: _Place, tenant_id: UUID | None, deadline: float, readonly: bool) -> str:
+        """All statements that open a transaction, for one round trip. Nothing in it comes from a caller as text."""
         now = time.monotonic()
         left_s = deadline - now
         if left_s <= 0:
             raise DeadlinePassed("the call ran out of time before its transaction began")
-        link.turn += 1
+        turn = link.turn = link.turn + 1
         link.turns_left -= 1
-        context = self._signer.sign(place.role, tenant_id, link.turn, int(now + link.clock_offset_s) + CONTEXT_SPARE_S)
+        context = self._signer.sign(place.role, tenant_id, turn, int(now + link.clock_offset_s) + CONTEXT_SPARE_S)
         begin = place.begin_readonly if readonly else place.begin
-        await link.connection.execute(f"{begin}{int(left_s * 1000) + 1};set local pk.ctx='{context}'", timeout=left_s)
+        return f"{begin}{int(left_s * 1000) + 1};{link.take_turn};set local pk.ctx='{context}'"
 
     def _new_place(self, schema: str, generation: int) -> _Place:
         place = self._places[schema, generation] = _Place(schema, generation)
@@ -133,15 +132,14 @@ class AsyncpgDatabase:
 
     async def ping(self) -> None:
         """Return when the database answers; see the port."""
-        transaction_deadline = time.monotonic() + PING_S_MAX
-        link = await self._pool.acquire(transaction_deadline)
+        link = await self._pool.acquire(time.monotonic() + PING_S_MAX)
         try:
-            await link.connection.execute("select 1", timeout=PING_S_MAX)
-        except Exception as error:
+            async with asyncio.timeout(PING_S_MAX):
+                await link.connection.execute("select 1")
+        except BaseException as error:
             self._pool.bury(link)
-            raise StoreUnavailable(f"the database did not answer within {PING_S_MAX:g} s") from error
-        except BaseException:
-            self._pool.bury(link)
+            if isinstance(error, Exception):
+                raise StoreUnavailable(f"the database did not answer within {PING_S_MAX:g} s") from error
             raise
         self._pool.release(link)
 
@@ -153,11 +151,18 @@ class AsyncpgDatabase:
 class AsyncpgTransaction:
     """One transaction; the port `Transaction`. Statements of one transaction run one after another."""
 
-    __slots__ = ("_database", "_deadline", "_events", "_link", "_place", "_tenant_id")
+    __slots__ = ("_database", "_deadline", "_events", "_link", "_place", "_pool", "_tenant_id")
 
     def __init__(
-        self, database: AsyncpgDatabase, link: Link, place: _Place, tenant_id: UUID | None, deadline: float
+        self,
+        pool: Pool,
+        database: AsyncpgDatabase,
+        link: Link,
+        place: _Place,
+        tenant_id: UUID | None,
+        deadline: float,
     ) -> None:
+        self._pool = pool
         self._database = database
         self._link: Link | None = link
         self._place = place
@@ -168,24 +173,24 @@ class AsyncpgTransaction:
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
         """Run one statement; all of its rows."""
         try:
-            statement = self._found(sql) or await self._prepare(sql)
-            return await statement.fetch(*arguments, timeout=self._left_s())
+            statement = self._statement(sql) or await self._prepare(sql)
+            return await statement.fetch(*arguments)
         except BaseException as error:  # noqa: BLE001 - whatever it is, _fail raises it
             self._fail(error)
 
     async def fetch_one(self, sql: str, *arguments: Any) -> Row | None:
         """Run one statement; its first row, or None."""
         try:
-            statement = self._found(sql) or await self._prepare(sql)
-            return await statement.fetchrow(*arguments, timeout=self._left_s())
+            statement = self._statement(sql) or await self._prepare(sql)
+            return await statement.fetchrow(*arguments)
         except BaseException as error:  # noqa: BLE001 - whatever it is, _fail raises it
             self._fail(error)
 
     async def execute(self, sql: str, *arguments: Any) -> int:
         """Run one statement; how many rows it touched."""
         try:
-            statement = self._found(sql) or await self._prepare(sql)
-            await statement.fetch(*arguments, timeout=self._left_s())
+            statement = self._statement(sql) or await self._prepare(sql)
+            await statement.fetch(*arguments)
         except BaseException as error:  # noqa: BLE001 - whatever it is, _fail raises it
             self._fail(error)
         count = statement.get_statusmsg().rpartition(" ")[2]
@@ -206,21 +211,23 @@ class AsyncpgTransaction:
         """Make it durable; see the port."""
         if self._events:
             await self._write_events(self._events)
-        link = self._open_link()
         if self._deadline <= time.monotonic():
             await self.rollback()
             raise DeadlinePassed("the call ran out of time; its transaction was rolled back")
+        link = self._opened()
         self._link = None
-        pool = self._database._pool  # noqa: SLF001 - one unit with its database
         if not link.connection.is_in_transaction():
-            pool.bury(link)
+            self._pool.bury(link)
             raise KernelBug("the transaction was ended by a statement; statements may not commit or roll back")
+        link.deadline += COMMIT_SPARE_S
         try:
-            answer = await link.connection.execute("commit", timeout=max(self._deadline - time.monotonic(), COMMIT_S_MIN))
+            answer = await link.connection.execute("commit")
         except BaseException as error:
-            pool.bury(link)
-            raise _commit_failed(error) from error
-        pool.release(link)
+            self._pool.bury(link)
+            if isinstance(error, Exception):
+                raise _commit_failed(error) from error
+            raise
+        self._pool.release(link)
         if answer != "COMMIT":
             raise KernelBug("a statement had failed and its error was caught: the transaction could only be rolled back")
 
@@ -229,40 +236,36 @@ class AsyncpgTransaction:
         link, self._link = self._link, None
         if link is None:
             return
-        pool = self._database._pool  # noqa: SLF001 - one unit with its database
+        link.deadline = time.monotonic() + ROLLBACK_S_MAX
         try:
-            await link.connection.execute("rollback", timeout=ROLLBACK_S_MAX)
-        except Exception:  # noqa: BLE001 - a connection that cannot roll back is thrown away, which rolls back
-            pool.bury(link)
-        except BaseException:
-            pool.bury(link)
-            raise
+            await link.connection.execute("rollback")
+        except BaseException as error:
+            self._pool.bury(link)
+            if not isinstance(error, Exception):
+                raise
         else:
-            pool.release(link)
+            self._pool.release(link)
 
-    def _found(self, sql: str) -> Statement | None:
+    def _statement(self, sql: str) -> Statement | None:
+        """The prepared statement, if this connection has it."""
+        if self._deadline <= time.monotonic():
+            raise DeadlinePassed("the call ran out of time")
         text = self._place.texts.get(sql)
-        return None if text is None or self._link is None else self._link.statements.get(text)
+        return None if text is None else self._opened().statements.get(text)
 
     async def _prepare(self, sql: str) -> Statement:
-        link = self._open_link()
+        link = self._opened()
         text = self._place.text(sql)
-        statement = await link.connection.prepare(text, timeout=self._left_s())
-        if len(link.statements) >= self._database._statements_max:  # noqa: SLF001 - one unit with its database
+        statement = await link.connection.prepare(text)
+        if len(link.statements) >= self._database.statements_max:
             del link.statements[next(iter(link.statements))]
         link.statements[text] = statement
         return statement
 
-    def _open_link(self) -> Link:
+    def _opened(self) -> Link:
         if self._link is None:
             raise KernelBug("the transaction has ended; open a new one")
         return self._link
-
-    def _left_s(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlinePassed("the call ran out of time")
-        return left
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Raise what a failed statement means. A connection in an unknown state never goes back to the pool."""
@@ -271,7 +274,7 @@ class AsyncpgTransaction:
         if not leaves_connection_usable(error):
             self._drop_link()
         if is_stale(error):
-            self._database._pool.retire_all()  # noqa: SLF001 - one unit with its database
+            self._pool.retire_all()
         if isinstance(error, Exception):
             raise mapped(error) from error
         raise error
@@ -279,7 +282,7 @@ class AsyncpgTransaction:
     def _drop_link(self) -> None:
         link, self._link = self._link, None
         if link is not None:
-            self._database._pool.bury(link)  # noqa: SLF001
+            self._pool.bury(link)
 
     async def _write_events(self, events: list[Event]) -> None:
         outbox = self._database.outbox
@@ -312,7 +315,7 @@ def connector(
     """Return a function that makes one connection within so many seconds; for `Pool`."""
 
     async def connect(timeout_s: float) -> Link:
-        connection = await asyncpg.connect(
+        connection: Connection = await asyncpg.connect(
             dsn,
             user=user,
             password=password,
@@ -323,16 +326,25 @@ def connector(
         try:
             await _set_codecs(connection)
             sent = time.monotonic()
-            row = await connection.fetchrow("select nextval('pk.turn') turn, date_part('epoch', clock_timestamp()) clock")
+            row = await connection.fetchrow(storage.OPEN_SESSION)
             received = time.monotonic()
         except BaseException:
             connection.terminate()
             raise
         assert row is not None
         offset = row["clock"] - (sent + received) / 2
-        return Link(connection, turn=row["turn"], turns=TURNS_PER_CONNECTION, clock_offset_s=offset)
+        take_turn = f"call pk.take_turn({row['sequence']})"
+        return Link(
+            connection, turn=row["turn"], turns=TURNS_PER_CONNECTION, take_turn=take_turn, clock_offset_s=offset
+        )
 
     return connect
+
+
+_new = UUID.__new__
+_set_int: Callable[[UUID, int], None] = UUID.__dict__["int"].__set__
+_set_is_safe: Callable[[UUID, SafeUUID], None] = UUID.__dict__["is_safe"].__set__
+_from_bytes = int.from_bytes
 
 
 def _encode_uuid(value: Any) -> bytes:
@@ -340,8 +352,11 @@ def _encode_uuid(value: Any) -> bytes:
 
 
 def _decode_uuid(data: bytes) -> UUID:
-    # asyncpg's own UUID is a subclass, which msgspec does not encode.
-    return UUID(bytes=data)
+    # asyncpg's own UUID is a subclass, which msgspec does not encode; UUID's constructor takes four times as long.
+    value = _new(UUID)
+    _set_int(value, _from_bytes(data))
+    _set_is_safe(value, SafeUUID.unknown)
+    return value
 
 
 def _encode_jsonb(value: Any) -> bytes:

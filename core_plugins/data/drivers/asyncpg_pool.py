@@ -11,21 +11,22 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import asyncpg
-from asyncpg.prepared_stmt import PreparedStatement
 
 from core_plugins.data.drivers.asyncpg_errors import is_away
+from core_plugins.data.drivers.asyncpg_types import Connection, Statement
 from plugin_api.errors import KernelBug, StoreUnavailable
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Statement: TypeAlias = "PreparedStatement[asyncpg.Record]"
 
 WAITERS_MAX: Final = 1_024
 """Calls that may wait for a connection at once; a further one is told at once that the store is unavailable."""
 BURIAL_S: Final = 1.0
 """How long the server gets to end what a cancelled call was doing before its connection is torn down."""
+OVERDUE_S: Final = 0.5
+"""How long after its deadline a borrower may keep a connection: the server ends statements at the deadline itself, so
+whoever is later waits for a server that does not answer."""
+SWEEP_S: Final = 0.25
 
 
 class LoginRefused(KernelBug):
@@ -35,16 +36,32 @@ class LoginRefused(KernelBug):
 class Link:
     """One connection with what must be known about it."""
 
-    __slots__ = ("clock_offset_s", "connection", "epoch", "statements", "turn", "turns_left", "used")
+    __slots__ = (
+        "clock_offset_s",
+        "connection",
+        "deadline",
+        "epoch",
+        "statements",
+        "take_turn",
+        "turn",
+        "turns_left",
+        "used",
+    )
 
-    def __init__(self, connection: Connection, *, turn: int, turns: int, clock_offset_s: float) -> None:
+    def __init__(
+        self, connection: Connection, *, turn: int, turns: int, take_turn: str, clock_offset_s: float
+    ) -> None:
         self.connection = connection
         self.turn = turn
         """The session's value of the sequence `pk.turn`."""
         self.turns_left = turns
+        self.take_turn = take_turn
+        """The statement that moves `pk.turn` on by one."""
         self.clock_offset_s = clock_offset_s
         """The server's clock (seconds since 1970) minus our monotonic one."""
         self.statements: dict[str, Statement] = {}
+        self.deadline = 0.0
+        """Until when the present borrower may keep it (monotonic)."""
         self.epoch = 0
         self.used = False
         """Whether anybody has borrowed it before; if not, a failing BEGIN does not mean that it was stale."""
@@ -52,65 +69,76 @@ class Link:
     @property
     def is_fit(self) -> bool:
         """Whether it can serve another transaction."""
-        return self.turns_left > 0 and not self.connection.is_closed() and not self.connection.is_in_transaction()
+        connection = self.connection
+        return self.turns_left > 0 and not connection.is_closed() and not connection.is_in_transaction()
 
 
 class Pool:
     """At most `size` connections; the most recently used is lent first."""
 
-    def __init__(self, connect: Callable[[float], Awaitable[Link]], *, size: int, connect_timeout_s: float) -> None:
+    def __init__(
+        self, connect: Callable[[float], Awaitable[Link]], *, size: int, connect_timeout_s: float
+    ) -> None:
         self._connect = connect
         self._size = size
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[Link] = []
+        self._lent: set[Link] = set()
         self._waiters: deque[asyncio.Future[Link | None]] = deque()
         self._places = 0
         """Connections that are open, being opened or being buried."""
         self._epoch = 0
         self._closed = False
         self._burials: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def take(self, deadline: float) -> Link | None:
+        """Lend an idle connection until `deadline` (monotonic), or None when there is none: then use `acquire`."""
+        idle = self._idle
+        while idle:
+            link = idle.pop()
+            if not link.connection.is_closed():
+                self._lend(link, deadline)
+                return link
+            self._throw_away(link)
+        return None
 
     async def acquire(self, deadline: float) -> Link:
-        """Lend a connection that is in no transaction.
+        """Lend a connection until `deadline`, made or waited for.
 
         Raises:
             StoreUnavailable: the database cannot be reached, or no connection came free until `deadline` (monotonic).
         """
         if self._closed:
             raise StoreUnavailable("the database is being shut down")
-        while self._idle:
-            link = self._idle.pop()
-            if link.is_fit and link.epoch == self._epoch:
-                return link
-            self.discard(link)
-        if self._places < self._size:
+        link = self.take(deadline)
+        if link is None and self._places >= self._size:
+            link = await self._wait(deadline)
+        elif link is None:
             self._places += 1
-            return await self._open(deadline)
-        link_or_place = await self._wait(deadline)
-        return link_or_place or await self._open(deadline)
+        if link is None:
+            link = await self._open(deadline)
+        self._lend(link, deadline)
+        return link
 
     def release(self, link: Link) -> None:
         """Take a connection back whose transaction has ended."""
-        if self._closed or not link.is_fit or link.epoch != self._epoch:
-            self.discard(link)
+        self._lent.discard(link)
+        if self._closed or link.epoch != self._epoch or not link.is_fit:
+            self._throw_away(link)
             return
-        waiter = self._next_waiter()
+        waiter = self._next_waiter() if self._waiters else None
         if waiter is None:
             self._idle.append(link)
         else:
             waiter.set_result(link)
 
-    def discard(self, link: Link) -> None:
-        """Throw a connection away, whatever state it is in."""
-        link.connection.terminate()
-        link.statements.clear()
-        self._free_place()
-
     def bury(self, link: Link) -> None:
         """Throw away a connection whose statement was interrupted. Its place comes free when the server has let go of the
         transaction (and its locks), BURIAL_S at the latest."""
+        self._lent.discard(link)
         if link.connection.is_closed():
-            self.discard(link)
+            self._throw_away(link)
             return
         burial = asyncio.get_running_loop().create_task(self._bury(link))
         self._burials.add(burial)
@@ -121,7 +149,7 @@ class Pool:
         self._epoch += 1
         idle, self._idle = self._idle, []
         for link in idle:
-            self.discard(link)
+            self._throw_away(link)
 
     async def close(self) -> None:
         """Close what is idle and refuse what comes; lent connections close when they are given back."""
@@ -131,15 +159,40 @@ class Pool:
             waiter.set_exception(StoreUnavailable("the database is being shut down"))
         if self._burials:
             await asyncio.wait(set(self._burials))
+        if self._sweeper is not None and not self._lent:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def figures(self) -> dict[str, int]:
+        """How the pool is, for health and metrics."""
+        return {
+            "size": self._size,
+            "open": self._places,
+            "idle": len(self._idle),
+            "lent": len(self._lent),
+            "waiting": len(self._waiters),
+        }
+
+    def _lend(self, link: Link, deadline: float) -> None:
+        link.deadline = deadline
+        self._lent.add(link)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """End what waits for a server that does not answer: cheaper than a timer for each statement."""
+        overdue = time.monotonic() - OVERDUE_S
+        for link in self._lent:
+            if link.deadline < overdue:
+                link.connection.terminate()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep) if self._lent else None
 
     async def _open(self, deadline: float) -> Link:
         """Make a connection in a place that has been reserved."""
         epoch = self._epoch
         try:
             left = min(self._connect_timeout_s, deadline - time.monotonic())
-            if left <= 0:
-                raise TimeoutError
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(max(left, 0)):
                 link = await self._connect(left)
         except BaseException as error:
             self._free_place()
@@ -181,13 +234,6 @@ class Pool:
             else:
                 self.release(link)
 
-    def _free_place(self) -> None:
-        waiter = None if self._closed else self._next_waiter()
-        if waiter is None:
-            self._places -= 1
-        else:
-            waiter.set_result(None)
-
     def _next_waiter(self) -> asyncio.Future[Link | None] | None:
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -195,16 +241,25 @@ class Pool:
                 return waiter
         return None
 
+    def _throw_away(self, link: Link) -> None:
+        self._lent.discard(link)
+        link.connection.terminate()
+        link.statements.clear()
+        self._free_place()
+
+    def _free_place(self) -> None:
+        waiter = None if self._closed else self._next_waiter()
+        if waiter is None:
+            self._places -= 1
+        else:
+            waiter.set_result(None)
+
     async def _bury(self, link: Link) -> None:
         try:
+            # asyncpg asks the server to cancel the statement, and waits for that before it sends anything else.
             with contextlib.suppress(Exception):
-                # asyncpg asks the server to cancel the statement, and waits for that before it sends anything else.
                 async with asyncio.timeout(BURIAL_S):
                     await link.connection.execute("rollback")
                     await link.connection.close()
         finally:
-            self.discard(link)
-
-    def figures(self) -> dict[str, Any]:
-        """How the pool is, for health and metrics."""
-        return {"size": self._size, "open": self._places, "idle": len(self._idle), "waiting": len(self._waiters)}
+            self._throw_away(link)

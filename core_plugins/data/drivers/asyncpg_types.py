@@ -1,0 +1,62 @@
+"""asyncpg ships no types; these are the parts of it that we use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from plugin_api.ports.database import Row
+
+
+class Statement(Protocol):
+    """A prepared statement."""
+
+    async def fetch(self, *arguments: Any) -> Sequence[Row]: ...
+
+    async def fetchrow(self, *arguments: Any) -> Row | None: ...
+
+    def get_statusmsg(self) -> str: ...
+
+
+class Transaction(Protocol):
+    """`async with connection.transaction()`."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(self, *reason: object) -> object: ...
+
+
+class Connection(Protocol):
+    """A connection."""
+
+    async def execute(self, sql: str, *arguments: Any) -> str: ...
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Row]: ...
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None: ...
+
+    async def fetchval(self, sql: str, *arguments: Any) -> Any: ...
+
+    async def prepare(self, sql: str) -> Statement: ...
+
+    async def set_type_codec(
+        self,
+        typename: str,
+        *,
+        schema: str,
+        encoder: Callable[[Any], bytes],
+        decoder: Callable[[bytes], Any],
+        format: str,  # noqa: A002 - asyncpg's own name
+    ) -> None: ...
+
+    def transaction(self) -> Transaction: ...
+
+    def is_closed(self) -> bool: ...
+
+    def is_in_transaction(self) -> bool: ...
+
+    def get_server_pid(self) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    async def close(self) -> None: ...
