@@ -59,6 +59,7 @@ class Kernel:
         self.log = PluginLog("host")
         self._proxies: dict[str, ServiceProxy] = {}
         self._runtimes: dict[str, GenerationRuntime] = {}
+        self._numbers: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------- table
 
@@ -79,6 +80,11 @@ class Kernel:
 
     def _swap(self, generations: list[Generation]) -> None:
         self.table = build_table(self, generations, self.table.version + 1)
+
+    def next_number(self, plugin_id: str) -> int:
+        """The number of a plugin's next generation in this process, from 1."""
+        number = self._numbers[plugin_id] = self._numbers.get(plugin_id, 0) + 1
+        return number
 
     def runtime(self, generation: Generation) -> GenerationRuntime:
         """What stands behind the calls of a generation; one for each."""

@@ -49,7 +49,6 @@ class Lifecycle:
     def __init__(self, kernel: Kernel, migrate: MigrationRunner) -> None:
         self._kernel = kernel
         self._migrate = migrate
-        self._numbers: dict[str, int] = {}
 
     async def activate(self, found: Found, plugin: object, settings: Any) -> Generation:
         """Stage, migrate, enable, check the health of, and publish one plugin.
@@ -57,6 +56,7 @@ class Lifecycle:
         Raises:
             ActivationFailed: naming the phase and the reason; the former generation, if any, serves on.
         """
+        former = self._kernel.table.generations.get(found.manifest.id)
         generation = self._generation(found.manifest, plugin)
         try:
             await self._phase(generation, "configure", self._configure(generation, settings))
@@ -72,6 +72,9 @@ class Lifecycle:
                 self._kernel.troubles[found.manifest.id] = failed_state(found.manifest, generation.number, str(error))
             raise
         self._start_tasks(generation)
+        if former is not None:
+            former.state = "draining"
+            await self._leave(former, DRAIN_DEADLINE_S)
         return generation
 
     async def ready(self, generation: Generation) -> None:
@@ -81,11 +84,14 @@ class Lifecycle:
     async def deactivate(self, plugin_id: str, deadline_s: float = DRAIN_DEADLINE_S) -> None:
         """Withdraw, drain, stop. A plugin that does not drain in time is stopped all the same."""
         generation = self._kernel.withdraw(plugin_id)
-        if generation is None:
-            return
+        if generation is not None:
+            await self._leave(generation, deadline_s)
+
+    async def _leave(self, generation: Generation, deadline_s: float) -> None:
+        """Drain and stop a generation that is no longer in the table."""
         await self._quietly(generation, "pk_drain", deadline_s)
         if not await generation.drained(deadline_s):
-            self._kernel.log.warning("calls were cut off", plugin=plugin_id, in_flight=generation.in_flight)
+            self._kernel.log.warning("calls were cut off", plugin=generation.plugin_id, in_flight=generation.in_flight)
         await self._stop_tasks(generation)
         await self._quietly(generation, "pk_disable", deadline_s)
         self._kernel.forget(generation)
@@ -94,7 +100,7 @@ class Lifecycle:
     # ----------------------------------------------------------------------------------- phases
 
     def _generation(self, manifest: Manifest, plugin: object) -> Generation:
-        number = self._numbers[manifest.id] = self._numbers.get(manifest.id, 0) + 1
+        number = self._kernel.next_number(manifest.id)
         return Generation(manifest.id, number, manifest, names_of(manifest.id), plugin)
 
     async def _configure(self, generation: Generation, settings: Any) -> None:

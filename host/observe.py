@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -152,8 +153,23 @@ class LogSink:
                 return
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+class _Times:
+    """Time stamps of lines; all but the milliseconds is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def text(self) -> str:
+        """The current time (RFC 3339, UTC, milliseconds)."""
+        second, rest = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second
+        return f"{self._text}.{rest // 1_000_000:03d}Z"
+
+
+_now: Final = _Times().text
 
 
 sink: Final = LogSink()
