@@ -112,7 +112,7 @@ def document(
         "tags": _tags({o.bound.area for o in described}, tags or {}),
         "paths": _in_order({**paths, **_pages(), **(further_paths or {})}),
         "components": {
-            "schemas": {**components.schemas(renamed), "Problem": PROBLEM, "Violation": VIOLATION},
+            "schemas": dict(sorted({**components.schemas(renamed), **_PROBLEMS}.items())),
             "responses": openapi_problems.responses(),
             "headers": HEADERS,
             "securitySchemes": SECURITY_SCHEMES,
@@ -120,6 +120,7 @@ def document(
     }
 
 
+_PROBLEMS: Final[Node] = {"Problem": PROBLEM, "Violation": VIOLATION}
 _LICENSE: Final = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 
 
@@ -225,9 +226,7 @@ _SUCCESS: Final = {200: "Success.", 201: "Made.", 202: "Accepted; it is being do
 def _parameters(plan: RequestPlan) -> list[Node]:
     path = {field.name: field for field in plan.of_source("path")}
     # A template names the field as Python does, the wire may name it otherwise.
-    made = [
-        parameter(path[name].field.name, "path", path[name].schema, required=True) for name in plan.placeholders
-    ]
+    made = [parameter(path[name].field.name, "path", path[name].schema, required=True) for name in plan.placeholders]
     query = plan.of_source("query")
     return made + [parameter(field.name, "query", field.schema, required=field.field.required) for field in query]
 

@@ -70,7 +70,10 @@ RETRY_AFTER: Final[Node] = {
     "description": "Seconds after which it may work.",
     "schema": {"type": "integer", "minimum": 0},
 }
-AUTHENTICATE: Final[Node] = {"description": "How to authenticate.", "schema": {"type": "string", "examples": ["Bearer"]}}
+AUTHENTICATE: Final[Node] = {
+    "description": "How to authenticate.",
+    "schema": {"type": "string", "examples": ["Bearer"]},
+}
 HEADERS: Final[Node] = {
     "ETag": ETAG,
     "Location": LOCATION,
