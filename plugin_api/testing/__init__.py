@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from plugin_api.testing.clock import FakeClock as FakeClock
 from plugin_api.testing.signals import Signal as Signal
+from plugin_api.testing.waiting import until as until
 
-__all__ = ["FakeClock", "Signal"]
+__all__ = ["FakeClock", "Signal", "until"]

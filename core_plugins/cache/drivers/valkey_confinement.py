@@ -45,8 +45,9 @@ class Confinement:
         try:
             await _ask(connection, "ACL", "SETUSER", user, *rules)
         except ResponseError as error:
-            self._is_possible = False
-            self._warn("Valkey makes no users for us: keys alone keep the parts apart", reason=str(error))
+            was_possible, self._is_possible = self._is_possible, False
+            if was_possible:
+                self._warn("Valkey makes no users for us: keys alone keep the parts apart", reason=str(error))
             return
         await _ask(connection, "AUTH", user, password)
 
