@@ -73,7 +73,9 @@ def read_folder(folder: Path) -> list[Migration]:
     return found
 
 
-def plan(files: Sequence[Migration], applied: Sequence[AppliedMigration], phases: Sequence[Phase] = ALL_PHASES) -> list[Migration]:
+def plan(
+    files: Sequence[Migration], applied: Sequence[AppliedMigration], phases: Sequence[Phase] = ALL_PHASES
+) -> list[Migration]:
     """Tell which migrations would run now, in order: those after the last applied one, up to the first whose phase is not
     in `phases`.
 
@@ -207,7 +209,9 @@ def _refuse_overtaking(waiting: Migration, later: Sequence[Migration], phases: S
 
 def _text(file_name: str, content: bytes) -> str:
     if len(content) > MIGRATION_BYTES_MAX:
-        raise _refused(file_name, "size", f"a migration has at most {MIGRATION_BYTES_MAX} bytes, this one {len(content)}")
+        raise _refused(
+            file_name, "size", f"a migration has at most {MIGRATION_BYTES_MAX} bytes, this one {len(content)}"
+        )
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -83,7 +83,9 @@ class ContextSigner:
 
 
 _WORD = re.compile(r"[A-Za-z]+")
-_ALLOWED: Final = frozenset({"select", "insert", "update", "delete", "with", "merge", "values", "table", "call", "lock"})
+_ALLOWED: Final = frozenset(
+    {"select", "insert", "update", "delete", "with", "merge", "values", "table", "call", "lock"}
+)
 
 
 def check_statement(sql: str) -> None:
@@ -99,7 +101,9 @@ def check_statement(sql: str) -> None:
     word = found.group().lower() if found else ""
     if word not in _ALLOWED:
         kinds = " ".join(sorted(_ALLOWED))
-        raise KernelBug(f"a statement begins with {word or 'no word'!r}; allowed are {kinds}; tables are made in migrations")
+        raise KernelBug(
+            f"a statement begins with {word or 'no word'!r}; allowed are {kinds}; tables are made in migrations"
+        )
 
 
 def _start_of(sql: str) -> int:

@@ -6,9 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from core_plugins.data.drivers.asyncpg_database import AsyncpgDatabase, connector
+from core_plugins.data.drivers.asyncpg_database import AsyncpgDatabase
 from core_plugins.data.drivers.asyncpg_migrator import Access, AsyncpgMigrator
 from core_plugins.data.drivers.asyncpg_pool import LoginRefused, Pool
+from core_plugins.data.drivers.asyncpg_session import connector
+from core_plugins.data.drivers.postgres_server import PostgresServer
 from core_plugins.data.model import APP_ROLE, ContextSigner
 from core_plugins.data.operations import DataOperations, Store
 from core_plugins.data.settings import Settings
@@ -17,6 +19,7 @@ from plugin_api.errors import InvalidRequest, KernelError
 from plugin_api.hooks import Health
 from plugin_api.ports.database import DATABASE
 from plugin_api.ports.migrations import MIGRATOR
+from plugin_api.servers import ChildServer
 
 BOOTSTRAP: Final = Path(__file__).parent / "bootstrap"
 
@@ -27,6 +30,11 @@ class DataPlugin:
     def __init__(self) -> None:
         self._settings = Settings()
         self._operations: DataOperations | None = None
+
+    @hookimpl
+    def pk_servers(self) -> list[ChildServer]:
+        """PostgreSQL, in the embedded profile."""
+        return [PostgresServer()]
 
     @hookimpl
     def pk_register(self, registrar: Registrar) -> None:

@@ -5,29 +5,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from core_plugins.data.model import APP_ROLE
-
 LOCK_KERNEL: Final = "select pg_advisory_xact_lock(8110742013371)"
 """Held while the kernel's own schema or roles are made; the same number in every version."""
 LOCK_SCHEMA: Final = "select pg_advisory_xact_lock(8110742, hashtext($1))"
 
 HAS_KERNEL: Final = "select to_regclass('pk.migrations') is not null"
 
-FOUNDATION: Final = f"""
-do $$ begin
-  create role {APP_ROLE} login nosuperuser nobypassrls noinherit nocreaterole nocreatedb noreplication;
-exception when duplicate_object or unique_violation then null; end $$;
-alter role {APP_ROLE} nosuperuser nobypassrls noinherit nocreaterole nocreatedb noreplication;
--- A role is named as its schema, so "$user" is the plugin's own; no statement is needed to set it.
-alter role {APP_ROLE} set search_path = "$user", pk;
-alter role {APP_ROLE} set jit = off;
-alter role {APP_ROLE} set statement_timeout = '60s';
-alter role {APP_ROLE} set idle_in_transaction_session_timeout = '60s';
-alter role {APP_ROLE} set client_connection_check_interval = '1s';
-create schema if not exists pk;
+FOUNDATION: Final = """
+create schema pk;
 revoke all on schema pk from public;
 grant usage on schema pk to public;
-create table if not exists pk.migrations (
+create table pk.migrations (
   schema name not null,
   number integer not null,
   name text not null,
@@ -36,15 +24,48 @@ create table if not exists pk.migrations (
   applied_at timestamptz not null default now(),
   kernel_version text not null,
   primary key (schema, number));
-create table if not exists pk.login (only_one boolean primary key default true check (only_one), password text not null);
+create table pk.login (only_one boolean primary key default true check (only_one), password text not null);
 revoke all on pk.migrations, pk.login from public;
 do $$ begin
-  execute format('revoke all on database %I from public', current_database());
-  execute format('grant connect on database %I to {APP_ROLE}', current_database());
+  if not exists (select from pg_roles where rolname = 'pk_app') then
+    create role pk_app login noinherit;
+  end if;
+exception when duplicate_object or unique_violation then null;  -- the kernel of another database was faster
 end $$;
-revoke create on schema public from public;
 """
-"""What has to be there before the kernel's first migration. Idempotent."""
+"""What has to be there before the kernel's first migration."""
+
+GUARD: Final = """
+do $$ begin
+  if exists (select from pg_roles where rolname = 'pk_app'
+      and (rolsuper or rolbypassrls or rolinherit or rolcreaterole or rolcreatedb or rolreplication or not rolcanlogin)) then
+    alter role pk_app nosuperuser nobypassrls noinherit nocreaterole nocreatedb noreplication login;
+  end if;
+  if exists (select from unnest(array['search_path="$user", pk', 'jit=off', 'statement_timeout=60s',
+      'idle_in_transaction_session_timeout=60s', 'client_connection_check_interval=1s']) wanted
+      where not exists (select from pg_db_role_setting s join pg_roles r on r.oid = s.setrole and r.rolname = 'pk_app'
+        join pg_database d on d.oid = s.setdatabase and d.datname = current_database() where wanted = any (s.setconfig))) then
+    -- A role is named as its schema, so "$user" is the plugin's own and no statement is needed to set it.
+    execute format('alter role pk_app in database %I set search_path = "$user", pk', current_database());
+    execute format('alter role pk_app in database %I set jit = off', current_database());
+    -- The kernel sets shorter ones; these bound what a stopped worker leaves behind.
+    execute format('alter role pk_app in database %I set statement_timeout = %L', current_database(), '60s');
+    execute format('alter role pk_app in database %I set idle_in_transaction_session_timeout = %L',
+      current_database(), '60s');
+    execute format('alter role pk_app in database %I set client_connection_check_interval = %L',
+      current_database(), '1s');
+  end if;
+  if has_database_privilege('public', current_database(), 'temporary')
+      or has_database_privilege('public', current_database(), 'connect') then
+    execute format('revoke all on database %I from public', current_database());
+  end if;
+  execute format('grant connect on database %I to pk_app', current_database());
+  if has_schema_privilege('public', 'public', 'create') then
+    revoke create on schema public from public;
+  end if;
+end $$;
+"""
+"""Rights of the log-in and of everybody: put right at each start, written only where they differ."""
 
 HARDEN: Final = r"""
 do $$
@@ -71,9 +92,11 @@ end $$;
 """
 """Takes from everybody what no plugin's statement needs."""
 
-SET_PASSWORD: Final = f"do $$ begin execute format('alter role {APP_ROLE} password %L', current_setting('pk.password')); end $$"
+SET_PASSWORD: Final = (
+    "do $$ begin execute format('alter role pk_app password %L', current_setting('pk.password')); end $$"
+)
 
-PREPARE: Final = f"""
+PREPARE: Final = """
 do $$
 declare
   plugin name := current_setting('pk.plugin');
@@ -85,7 +108,7 @@ begin
   if not exists (select from pg_roles where rolname = keeper) then
     execute format('create role %I nologin nosuperuser nobypassrls noinherit nocreaterole nocreatedb', keeper);
   end if;
-  execute format('grant %I to {APP_ROLE} with inherit false, set true', plugin);
+  execute format('grant %I to pk_app with inherit false, set true', plugin);
   execute format('create schema if not exists %I authorization %I', plugin, keeper);
   execute format('revoke all on schema %I from public', plugin);
   execute format('grant usage on schema %I to %I', plugin, plugin);
@@ -116,6 +139,12 @@ begin
     execute format('grant usage on sequence %s to %I', part.name, plugin);
   end loop;
   for part in
+    select c.oid::regclass as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = plugin and c.relkind = 'v'
+  loop
+    execute format('grant select, insert, update, delete on %s to %I', part.name, plugin);
+  end loop;
+  for part in
     select t.oid::regtype as name from pg_type t join pg_namespace n on n.oid = t.typnamespace
     where n.nspname = plugin and t.typtype in ('e', 'd', 'r')
   loop
@@ -123,7 +152,7 @@ begin
   end loop;
 end $$;
 """
-"""After each migration: functions, sequences and types of the schema belong to the plugin's role and to nobody else."""
+"""After each migration: functions, sequences, views and types of the schema are for the plugin's role, nobody else's."""
 
 APPLIED: Final = """
 select number, name, sha256, phase, applied_at, kernel_version from pk.migrations where schema = $1 order by number
@@ -226,6 +255,14 @@ select t.relname, 'grant', format('gives %s to %s', string_agg(g.privilege_type,
       and not g.is_grantable)
   group by t.relname, g.grantee
 union all
+select n.nspname, 'grant', format('gives %s to %s', string_agg(g.privilege_type, ', '),
+         coalesce(nullif(g.grantee, 0)::regrole::text, 'everybody')),
+       'the plugin''s role may use its schema and create nothing in it; nobody else gets anything'
+  from pg_namespace n cross join aclexplode(n.nspacl) g
+  where n.nspname = $1 and g.grantee <> n.nspowner
+    and not (g.grantee = $2::regrole and g.privilege_type = 'USAGE' and not g.is_grantable)
+  group by n.nspname, g.grantee
+union all
 select c.relname, 'owner', 'does not belong to the schema''s owner', 'do not change owners in a migration'
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = $1 and c.relowner <> $3::regrole
@@ -248,7 +285,7 @@ ADD_KEY: Final = "insert into pk.context_key (id, inner_pad, outer_pad) values (
 DROP_OLD_KEYS: Final = """
 delete from pk.context_key where id not in (select id from pk.context_key order by id desc limit $1)
 """
-FIND_PASSWORD: Final = "select password from pk.login"
+FIND_LOGIN: Final = "select password from pk.login"
 SET_LOGIN: Final = "insert into pk.login (password) values ($1)"
 
 OPEN_SESSION: Final = """

@@ -18,25 +18,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn, Protocol
-from uuid import SafeUUID, UUID
+from uuid import UUID
 
 import asyncpg
-import msgspec
 
-from core_plugins.data import storage
 from core_plugins.data.drivers.asyncpg_errors import is_away, is_stale, leaves_connection_usable, mapped
 from core_plugins.data.drivers.asyncpg_pool import Link, Pool
-from core_plugins.data.drivers.asyncpg_types import Connection, Statement
+from core_plugins.data.drivers.asyncpg_types import Statement
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
 from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, StoreUnavailable
 from plugin_api.events import Event
 from plugin_api.limits import EVENTS_PER_TRANSACTION_MAX
 from plugin_api.ports.database import Row, Transaction, Tx
 
-TURNS_PER_CONNECTION: Final = 262_000
-"""Transactions of one connection; a little less than the block of `pk.turn` that its session draws."""
 TEXTS_PER_GENERATION_MAX: Final = 5_000
 COMMIT_SPARE_S: Final = 1.0
 """How much longer than its deadline a commit that has been sent may take before it is given up as `commit_unknown`."""
@@ -229,7 +225,9 @@ class AsyncpgTransaction:
             raise
         self._pool.release(link)
         if answer != "COMMIT":
-            raise KernelBug("a statement had failed and its error was caught: the transaction could only be rolled back")
+            raise KernelBug(
+                "a statement had failed and its error was caught: the transaction could only be rolled back"
+            )
 
     async def rollback(self) -> None:
         """Undo everything; see the port. After `commit` or a second time it does nothing."""
@@ -307,74 +305,3 @@ def _commit_failed(error: BaseException) -> BaseException:
     return StoreUnavailable(
         "the database went away during the commit: it may or may not have happened", code="commit_unknown"
     )
-
-
-def connector(
-    dsn: str, *, user: str, password: str
-) -> Callable[[float], Awaitable[Link]]:
-    """Return a function that makes one connection within so many seconds; for `Pool`."""
-
-    async def connect(timeout_s: float) -> Link:
-        connection: Connection = await asyncpg.connect(
-            dsn,
-            user=user,
-            password=password,
-            timeout=timeout_s,
-            statement_cache_size=10,
-            server_settings={"application_name": "platform-kernel"},
-        )
-        try:
-            await _set_codecs(connection)
-            sent = time.monotonic()
-            row = await connection.fetchrow(storage.OPEN_SESSION)
-            received = time.monotonic()
-        except BaseException:
-            connection.terminate()
-            raise
-        assert row is not None
-        offset = row["clock"] - (sent + received) / 2
-        take_turn = f"call pk.take_turn({row['sequence']})"
-        return Link(
-            connection, turn=row["turn"], turns=TURNS_PER_CONNECTION, take_turn=take_turn, clock_offset_s=offset
-        )
-
-    return connect
-
-
-_new = UUID.__new__
-_set_int: Callable[[UUID, int], None] = UUID.__dict__["int"].__set__
-_set_is_safe: Callable[[UUID, SafeUUID], None] = UUID.__dict__["is_safe"].__set__
-_from_bytes = int.from_bytes
-
-
-def _encode_uuid(value: Any) -> bytes:
-    return value.bytes if isinstance(value, UUID) else UUID(value).bytes
-
-
-def _decode_uuid(data: bytes) -> UUID:
-    # asyncpg's own UUID is a subclass, which msgspec does not encode; UUID's constructor takes four times as long.
-    value = _new(UUID)
-    _set_int(value, _from_bytes(data))
-    _set_is_safe(value, SafeUUID.unknown)
-    return value
-
-
-def _encode_jsonb(value: Any) -> bytes:
-    return b"\x01" + msgspec.json.encode(value)
-
-
-def _decode_jsonb(data: bytes) -> Any:
-    return msgspec.json.decode(data[1:])
-
-
-async def _set_codecs(connection: Connection) -> None:
-    """Types that differ from asyncpg's own; known to PostgreSQL from birth, so nothing is asked of the server."""
-    codecs: list[tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]] = [
-        ("uuid", _encode_uuid, _decode_uuid),
-        ("jsonb", _encode_jsonb, _decode_jsonb),
-        ("json", msgspec.json.encode, msgspec.json.decode),
-    ]
-    for name, encoder, decoder in codecs:
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=encoder, decoder=decoder, format="binary"
-        )

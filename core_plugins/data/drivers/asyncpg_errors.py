@@ -6,6 +6,7 @@ from typing import Final
 
 import asyncpg
 
+from core_plugins.data.drivers.asyncpg_types import field_of, state_of
 from plugin_api.errors import (
     Conflict,
     DeadlinePassed,
@@ -16,16 +17,18 @@ from plugin_api.errors import (
     UniqueViolation,
 )
 
-_AWAY_STATES: Final = frozenset({
-    "25006",  # read-only: the server has become a standby under us
-    "25P03",  # idle in transaction for too long: the session was ended
-    "25P04",  # transaction_timeout, likewise
-    "57P01",  # shut down by the administrator
-    "57P02",  # another backend crashed
-    "57P03",  # starting up, or shutting down
-    "57P04",  # the database was dropped
-    "57P05",  # idle for too long
-})
+_AWAY_STATES: Final = frozenset(
+    {
+        "25006",  # read-only: the server has become a standby under us
+        "25P03",  # idle in transaction for too long: the session was ended
+        "25P04",  # transaction_timeout, likewise
+        "57P01",  # shut down by the administrator
+        "57P02",  # another backend crashed
+        "57P03",  # starting up, or shutting down
+        "57P04",  # the database was dropped
+        "57P05",  # idle for too long
+    }
+)
 _AWAY_CLASSES: Final = ("08", "53", "58")
 """Connection exceptions, insufficient resources (also too many connections, disk full), system errors."""
 _AGAIN_STATES: Final = frozenset({"40001", "40P01", "55P03"})
@@ -35,7 +38,7 @@ _AGAIN_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 def is_away(error: BaseException) -> bool:
     """Tell whether the database, or this connection to it, is gone; a statement may or may not have run."""
     if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
+        state = state_of(error)
         return state in _AWAY_STATES or state.startswith(_AWAY_CLASSES)
     if isinstance(error, asyncpg.InterfaceError):
         return "closed" in str(error)
@@ -80,14 +83,15 @@ def mapped(error: BaseException) -> KernelError:
 
 
 def _forbidden(error: asyncpg.IntegrityConstraintViolationError) -> Conflict:
-    constraint = error.constraint_name or error.column_name or ""
+    table = field_of(error, "table_name")
+    constraint = field_of(error, "constraint_name") or field_of(error, "column_name")
     if isinstance(error, asyncpg.UniqueViolationError):
-        return UniqueViolation(f"{error.table_name}: there is one like it already ({constraint})", constraint=constraint)
-    return Conflict(f"{error.table_name}: the constraint {constraint} forbids it")
+        return UniqueViolation(f"{table}: there is one like it already ({constraint})", constraint=constraint)
+    return Conflict(f"{table}: the constraint {constraint} forbids it")
 
 
 def _by_state(error: asyncpg.PostgresError) -> KernelError:
-    state = error.sqlstate or "?"
+    state = state_of(error)
     if state in _AGAIN_STATES:
         return Unavailable("another transaction was in the way; try again")
     return KernelBug(f"the database refused the statement: {state} {error}")

@@ -9,7 +9,7 @@ import hmac
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from core_plugins.data import storage
 from core_plugins.data.drivers.asyncpg_errors import is_away
-from core_plugins.data.drivers.asyncpg_pool import Connection
+from core_plugins.data.drivers.asyncpg_types import Connection, connect, field_of, state_of
 from core_plugins.data.model import ContextKey, check_schema, make_context_key, owner_of
 from plugin_api.errors import KernelBug, StoreUnavailable, Unavailable, Violation
 from plugin_api.ports.migrations import AppliedMigration, Migration, MigrationRefused
@@ -43,12 +43,12 @@ class Access(Struct, frozen=True):
 class AsyncpgMigrator:
     """The port `Migrator`, with a connection of its own for each call."""
 
-    def __init__(
-        self, dsn: str, *, kernel_version: str, lock_timeout_ms: int, statement_timeout_s: int
-    ) -> None:
+    def __init__(self, dsn: str, *, kernel_version: str, lock_timeout_ms: int, statement_timeout_s: int) -> None:
         self._dsn = dsn
         self._kernel_version = kernel_version
-        self._limits = f"set local lock_timeout={lock_timeout_ms};set local statement_timeout={statement_timeout_s * 1000}"
+        self._limits = (
+            f"set local lock_timeout={lock_timeout_ms};set local statement_timeout={statement_timeout_s * 1000}"
+        )
 
     async def bootstrap(self, folder: Path) -> Access:
         """Make or bring up to date the kernel's own schema, roles and keys from the `*.sql` of `folder`.
@@ -57,9 +57,11 @@ class AsyncpgMigrator:
         """
         async with self._connected() as connection, connection.transaction():
             await connection.execute(storage.LOCK_KERNEL)
-            await connection.execute(storage.FOUNDATION)
+            if not await connection.fetchval(storage.HAS_KERNEL):
+                await connection.execute(storage.FOUNDATION)
             for path in sorted(folder.glob("*.sql")):
                 await self._bootstrap_file(connection, path)
+            await connection.execute(storage.GUARD)
             await connection.execute(storage.HARDEN)
             return await _access(connection)
 
@@ -77,7 +79,7 @@ class AsyncpgMigrator:
         """Give the log-in `pk_app` the password that the kernel knows, for a cluster that has another one."""
         async with self._connected() as connection, connection.transaction():
             await connection.execute(storage.LOCK_KERNEL)
-            await _set_password(connection, await connection.fetchval(storage.FIND_PASSWORD))
+            await _set_password(connection, await connection.fetchval(storage.FIND_LOGIN))
 
     async def rotate_key(self) -> None:
         """Add a new context key and drop all but the newest KEYS_KEPT. Workers sign with it once they restart."""
@@ -155,13 +157,15 @@ class AsyncpgMigrator:
             await connection.execute(storage.PURGE)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Connection]:
+    async def _connected(self) -> AsyncGenerator[Connection, None]:
         try:
-            connection = await asyncpg.connect(self._dsn, timeout=CONNECT_S_MAX)
+            connection = await connect(self._dsn, timeout=CONNECT_S_MAX)
         except Exception as error:
             if is_away(error) or isinstance(error, TimeoutError):
                 raise StoreUnavailable("the database cannot be reached") from error
-            raise KernelBug(f"the database refused the administrator's log-in: {type(error).__name__}: {error}") from error
+            raise KernelBug(
+                f"the database refused the administrator's log-in: {type(error).__name__}: {error}"
+            ) from error
         try:
             yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -171,9 +175,7 @@ class AsyncpgMigrator:
         finally:
             connection.terminate()
 
-    async def _locked(
-        self, schema: str, file_name: str, once: Callable[[Connection], Awaitable[bool]]
-    ) -> bool:
+    async def _locked(self, schema: str, file_name: str, once: Callable[[Connection], Awaitable[bool]]) -> bool:
         """Run `once` in a transaction under the schema's lock, again when a table's lock could not be had in time."""
         for attempt in range(1, LOCK_ATTEMPTS_MAX + 1):
             try:
@@ -201,7 +203,7 @@ class AsyncpgMigrator:
         except asyncpg.PostgresError as error:
             if is_away(error):
                 raise
-            raise _failed(migration, error) from error
+            raise _failed(migration, sql, error) from error
         if before != await connection.fetchval("select pg_current_xact_id()::text"):
             detail = f"{migration.file_name}: a migration may not commit or roll back; what it did before that stays"
             raise MigrationRefused(detail, violations=[Violation(f"/{migration.file_name}", "transaction", detail)])
@@ -240,11 +242,10 @@ async def _verify(connection: Connection, schema: str, file_name: str) -> None:
         raise MigrationRefused(f"{file_name} leaves the schema {schema} open:\n{text}", violations=breaches)
 
 
-def _failed(migration: Migration, error: asyncpg.PostgresError) -> MigrationRefused:
-    line = ""
-    if position := getattr(error, "position", None):
-        line = f", line {migration.up[: int(position)].count(chr(10)) + 1} of the part"
-    detail = f"{migration.file_name}{line}: {error.sqlstate} {error}"
+def _failed(migration: Migration, part: str, error: asyncpg.PostgresError) -> MigrationRefused:
+    position = field_of(error, "position")
+    line = f", line {part[: int(position)].count(chr(10)) + 1} of the part" if position else ""
+    detail = f"{migration.file_name}{line}: {state_of(error)} {error}"
     return MigrationRefused(detail, violations=[Violation(f"/{migration.file_name}", "failed", detail)])
 
 
@@ -252,7 +253,7 @@ async def _access(connection: Connection) -> Access:
     """The newest key and the password, made now if this is the first start."""
     row = await connection.fetchrow(storage.FIND_KEYS)
     key = ContextKey(row["id"], row["inner_pad"], row["outer_pad"]) if row else await _add_key(connection, 1)
-    password = await connection.fetchval(storage.FIND_PASSWORD)
+    password = await connection.fetchval(storage.FIND_LOGIN)
     if password is None:
         password = secrets.token_urlsafe(32)
         await connection.execute(storage.SET_LOGIN, password)

@@ -16,7 +16,7 @@ from typing import Final
 import asyncpg
 
 from core_plugins.data.drivers.asyncpg_errors import is_away
-from core_plugins.data.drivers.asyncpg_types import Connection, Statement
+from core_plugins.data.drivers.asyncpg_types import Connection, Statement, state_of
 from plugin_api.errors import KernelBug, StoreUnavailable
 
 WAITERS_MAX: Final = 1_024
@@ -48,9 +48,7 @@ class Link:
         "used",
     )
 
-    def __init__(
-        self, connection: Connection, *, turn: int, turns: int, take_turn: str, clock_offset_s: float
-    ) -> None:
+    def __init__(self, connection: Connection, *, turn: int, turns: int, take_turn: str, clock_offset_s: float) -> None:
         self.connection = connection
         self.turn = turn
         """The session's value of the sequence `pk.turn`."""
@@ -76,9 +74,7 @@ class Link:
 class Pool:
     """At most `size` connections; the most recently used is lent first."""
 
-    def __init__(
-        self, connect: Callable[[float], Awaitable[Link]], *, size: int, connect_timeout_s: float
-    ) -> None:
+    def __init__(self, connect: Callable[[float], Awaitable[Link]], *, size: int, connect_timeout_s: float) -> None:
         self._connect = connect
         self._size = size
         self._connect_timeout_s = connect_timeout_s
@@ -199,8 +195,8 @@ class Pool:
             if isinstance(error, TimeoutError) or is_away(error):
                 raise StoreUnavailable("the database cannot be reached; try again") from error
             if isinstance(error, asyncpg.PostgresError):
-                text = f"the database refused the kernel's log-in: {error.sqlstate} {error}"
-                raise LoginRefused(text, code=error.sqlstate) from error
+                text = f"the database refused the kernel's log-in: {state_of(error)} {error}"
+                raise LoginRefused(text, code=state_of(error)) from error
             raise
         link.epoch = epoch
         return link

@@ -1,9 +1,11 @@
-"""asyncpg ships no types; these are the parts of it that we use."""
+"""asyncpg ships no types; these are the parts of it that we use, typed where they enter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+import asyncpg
 
 from plugin_api.ports.database import Row
 
@@ -46,7 +48,7 @@ class Connection(Protocol):
         schema: str,
         encoder: Callable[[Any], bytes],
         decoder: Callable[[bytes], Any],
-        format: str,  # noqa: A002 - asyncpg's own name
+        format: str,
     ) -> None: ...
 
     def transaction(self) -> Transaction: ...
@@ -60,3 +62,19 @@ class Connection(Protocol):
     def terminate(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+async def connect(dsn: str, **options: Any) -> Connection:
+    """Open a connection; options as in `asyncpg.connect`."""
+    opening: Any = asyncpg.connect
+    return cast("Connection", await opening(dsn, **options))
+
+
+def state_of(error: BaseException) -> str:
+    """The five characters of PostgreSQL's error code; empty for what the server did not say."""
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def field_of(error: BaseException, name: str) -> str:
+    """A field of the server's error (`constraint_name`, `table_name`, `position`); empty when it has none."""
+    return str(getattr(error, name, None) or "")
