@@ -104,13 +104,16 @@ create table api_keys (
   permissions text[] not null,
   secret_hash bytea not null,
   expires_at timestamptz,
+  parent_id uuid, -- the key that made it, and that takes it along when it is revoked
   last_used_at timestamptz,
   version bigint not null default 1,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   primary key (tenant_id, id),
-  foreign key (tenant_id, user_id) references users (tenant_id, id) on delete cascade);
+  foreign key (tenant_id, user_id) references users (tenant_id, id) on delete cascade,
+  foreign key (tenant_id, parent_id) references api_keys (tenant_id, id) on delete cascade);
 create index api_keys_user on api_keys (tenant_id, user_id);
+create index api_keys_parent on api_keys (tenant_id, parent_id) where parent_id is not null;
 select pk.protect('api_keys');
 
 create table invitations (
