@@ -1,0 +1,58 @@
+"""The host's own settings, section `host`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from plugin_api.limits import BODY_BYTES_MAX, DEADLINE_S
+from plugin_api.settings import setting
+
+SECTION: Final = "host"
+WORKERS_MAX: Final = 256
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+
+class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Operator's settings, section `host`. Options of `pk up` set most of them."""
+
+    http_host: Annotated[
+        str, Meta(min_length=1, max_length=255), setting("Address that REST listens on; 0.0.0.0 for every network.")
+    ] = "127.0.0.1"
+    http_port: Annotated[Port, setting("Port of REST; 0 for any free one.")] = 8080
+    grpc_port: Annotated[Port, setting("Port of gRPC, on loopback; 0 for any free one.")] = 50_051
+    management_port: Annotated[Port, setting("Port of health and metrics, on loopback; 0 for any free one.")] = 9_000
+    workers: Annotated[int, Meta(ge=1, le=WORKERS_MAX), setting("Processes that serve requests.")] = 1
+    profile: Annotated[
+        Literal["embedded", "server"],
+        setting("`embedded` runs its own PostgreSQL and Valkey in the data folder; `server` uses those that you name."),
+    ] = "embedded"
+    only: Annotated[
+        list[str],
+        setting("Plugins to start, with those that they require; empty for all. `iam` stands for `kernel.iam`."),
+    ] = []
+    disabled: Annotated[list[str], setting("Plugins to leave out. `iam` stands for `kernel.iam`.")] = []
+    envoy: Annotated[bool, setting("Whether Envoy is started as the edge, where it is installed.")] = True
+    deadline_s: Annotated[
+        float,
+        Meta(gt=0, le=300),
+        setting("Seconds that one call may take.", environment=["GRPC_CALL_TIMEOUT_MS"]),
+    ] = DEADLINE_S
+    body_bytes_max: Annotated[
+        int,
+        Meta(ge=1_024, le=67_108_864),
+        setting("Bytes of a request's body at most; a streamed route states its own."),
+    ] = BODY_BYTES_MAX
+    start_limit_s: Annotated[
+        float, Meta(gt=0, le=3_600), setting("Seconds that a worker has from its start until it serves.")
+    ] = 120.0
+    stall_limit_s: Annotated[
+        float,
+        Meta(ge=1, le=600),
+        setting("Seconds without a heartbeat after which a worker counts as hung and is replaced."),
+    ] = 10.0
+    stop_limit_s: Annotated[
+        float, Meta(gt=0, le=600), setting("Seconds that a worker has to finish its calls when it is told to stop.")
+    ] = 10.0
