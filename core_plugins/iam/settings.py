@@ -14,14 +14,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     signup: Annotated[
         Literal["open", "invite", "closed"] | None,
-        setting("Who may make a tenant: anybody, whoever has an operator's invitation, or nobody. By default `open` in the "
-                "embedded profile and `closed` in the server profile."),
+        setting(
+            "Who may make a tenant: anybody, whoever has an operator's invitation, or nobody. By default `open` in the "
+            "embedded profile and `closed` in the server profile."
+        ),
     ] = None
     demo: Annotated[bool, setting("Whether the first start makes the tenant `demo`.")] = True
     operator_password: Annotated[
         Secret[str] | None,
-        setting("Password of operator@platform.localhost, used when the first start makes that account; later starts keep "
-                "what is stored. Without it one is generated and printed once.", environment=["PK_OPERATOR_PASSWORD"]),
+        setting(
+            "Password of operator@platform.localhost, used when the first start makes that account; later starts keep "
+            "what is stored. Without it one is generated and printed once.",
+            environment=["PK_OPERATOR_PASSWORD"],
+        ),
     ] = None
     demo_password: Annotated[
         Secret[str] | None,
@@ -39,16 +44,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     refresh_token_days: Annotated[
         int, Meta(ge=1, le=365), setting("Days within which a refresh token must be used.")
     ] = 30
-    browser_session_days: Annotated[
-        int, Meta(ge=1, le=400), setting("Days after which a browser's session ends.")
-    ] = 30
+    browser_session_days: Annotated[int, Meta(ge=1, le=400), setting("Days after which a browser's session ends.")] = 30
     sessions_per_user_max: Annotated[
         int, Meta(ge=1, le=10_000), setting("Living sessions of one person; a further log-in ends the oldest.")
     ] = 1_000
     cookie_secure: Annotated[
         bool | None,
-        setting("Whether cookies are for HTTPS alone. By default yes in the server profile, and in the embedded one no, so "
-                "that every browser takes them from http://localhost."),
+        setting(
+            "Whether cookies are for HTTPS alone. By default yes in the server profile, and in the embedded one no, so "
+            "that every browser takes them from http://localhost."
+        ),
     ] = None
     key_rotation_days: Annotated[
         int, Meta(ge=1, le=3650), setting("Days after which another key signs access tokens.")
@@ -60,9 +65,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=7_168, le=1_048_576), setting("Memory of one password hash in KiB (argon2id).")
     ] = 19_456
     hash_passes: Annotated[int, Meta(ge=1, le=20), setting("Passes of one password hash (argon2id).")] = 2
-    hash_threads: Annotated[
-        int, Meta(ge=1, le=64), setting("Passwords that one worker hashes at once.")
-    ] = 2
+    hash_threads: Annotated[int, Meta(ge=1, le=64), setting("Passwords that one worker hashes at once.")] = 2
     hash_queue_max: Annotated[
-        int, Meta(ge=0, le=10_000), setting("Passwords that may wait for a thread of one worker; a further one is refused.")
+        int,
+        Meta(ge=0, le=10_000),
+        setting("Passwords that may wait for a thread of one worker; a further one is refused."),
     ] = 64

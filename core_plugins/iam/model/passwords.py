@@ -11,8 +11,7 @@ from plugin_api.errors import Violation
 DERIVED_LENGTH_MIN: Final = 4
 """Shorter words of an account (`bo`, `de`) say nothing about a password that holds them."""
 
-_COMMON: Final = frozenset(
-    """
+_WORDS: Final = """
     123456 password 12345678 qwerty 123456789 12345 1234 111111 1234567 dragon 123123 baseball abc123 football monkey
     letmein 696969 shadow master 666666 qwertyuiop 123321 mustang 1234567890 michael 654321 superman 1qaz2wsx 7777777
     121212 000000 qazwsx 123qwe killer trustno1 jordan jennifer zxcvbnm asdfgh hunter buster soccer harley batman andrew
@@ -43,8 +42,8 @@ _COMMON: Final = frozenset(
     defaultpassword supersecret supersecret1 topsecret123 letmein12345 letmein123456 opensesame opensesame123
     qwerty123456 qwerty12345 qwerty1234567 qwerty12345678 1234567qwerty 123456qwerty 12345qwerty qwe123qwe123
     asd123asd123 zxc123zxc123 q1q1q1q1q1q1 a1a1a1a1a1a1 aaaaaaaaaaaa aaaaaaaaaaaaa xxxxxxxxxxxx zzzzzzzzzzzz
-    """.split()
-)
+"""
+_COMMON: Final = frozenset(_WORDS.split())
 """The commonest passwords of published leaks, and what people make of them to reach twelve characters. Lower case."""
 
 _WORD_ENDS: Final = re.compile(r"[^0-9a-z]+")

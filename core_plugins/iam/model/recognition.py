@@ -90,9 +90,7 @@ class _Entry:
 
     __slots__ = ("epoch", "recognised", "seen", "until")
 
-    def __init__(
-        self, recognised: Recognised, until: float, epoch: int, seen: tuple[tuple[int, int], ...]
-    ) -> None:
+    def __init__(self, recognised: Recognised, until: float, epoch: int, seen: tuple[tuple[int, int], ...]) -> None:
         self.recognised = recognised
         self.until = until
         self.epoch = epoch

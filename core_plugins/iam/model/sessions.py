@@ -54,12 +54,8 @@ class Presented(Enum):
     """It is unknown, or has expired."""
 
 
-def judge(
-    *, known: bool, used_at: datetime | None, expires_at: datetime | None, now: datetime, grace_s: float = GRACE_S
-) -> Presented:
-    """Tell what a refresh token is. Once REUSED, always REUSED, as long as its row is kept."""
-    if not known or expires_at is None:
-        return Presented.DEAD
+def judge(*, used_at: datetime | None, expires_at: datetime, now: datetime, grace_s: float = GRACE_S) -> Presented:
+    """Tell what a known refresh token is. Once REUSED, always REUSED, as long as its row is kept."""
     if used_at is not None:
         within = now - used_at <= timedelta(seconds=grace_s)
         return Presented.REPEATED if within else Presented.REUSED

@@ -13,7 +13,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
@@ -40,8 +40,8 @@ SESSION_COOKIE: Final = "pk_session"
 CSRF_COOKIE: Final = "pk_csrf"
 
 _HEADER_FIELDS: Final = frozenset({"alg", "kid", "typ"})
-_SECRET: Final = r"[A-Za-z0-9_-]{43}"
-_OPAQUE: Final = re.compile(rf"(pkr|pks)_([0-9a-f]{{32}})_([0-9a-f]{{32}})_({_SECRET})\Z")
+_RANDOM: Final = r"[A-Za-z0-9_-]{43}"
+_OPAQUE: Final = re.compile(rf"(pkr|pks)_([0-9a-f]{{32}})_([0-9a-f]{{32}})_({_RANDOM})\Z")
 _COOKIE: Final = re.compile(rf"(?:^|;)\s*{SESSION_COOKIE}=([^;\s]*)")
 _jws: Final = PyJWS(algorithms=[ALGORITHM])
 _encoder: Final = msgspec.json.Encoder()
@@ -321,3 +321,8 @@ def decode_base64url(text: str) -> bytes | None:
 def withdrawal_of(follower_signs_from: datetime) -> datetime:
     """When a key is withdrawn whose follower signs from then: after the last token it may have signed has expired."""
     return follower_signs_from + timedelta(seconds=ACCESS_TOKEN_S + 60)
+
+
+def from_timestamp(seconds: int) -> datetime:
+    """Seconds since the epoch as a time."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -14,7 +14,11 @@ from plugin_api.ports.stamps import Stamps
 from plugin_api.registrar import Calls, Logger
 
 if TYPE_CHECKING:
+    from core_plugins.iam.operations.announce import Announcer
     from core_plugins.iam.operations.authorize import Access
+    from core_plugins.iam.operations.keys import SigningKeys
+    from core_plugins.iam.operations.providers import Providers
+    from core_plugins.iam.operations.throttle import LogInThrottle
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Parts:
     log: Logger
     hasher: PasswordHasher
     access: Access
+    keys: SigningKeys
+    throttle: LogInThrottle
+    providers: Providers
+    announcer: Announcer
 
 
 class OperationGroup:
