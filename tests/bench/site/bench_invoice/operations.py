@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from plugin_api import Call, Meta, Struct, operation
+from plugin_api import Call, Meta, ServiceKey, Struct, operation
+from plugin_api.services import Services
 
 
 class Invoice(Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,8 +28,35 @@ class Made(Struct, frozen=True):
     is_large: bool
 
 
+class Spin(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often to call in-process."""
+
+    count: Annotated[int, Meta(ge=1, le=100_000)]
+
+
+class Spun(Struct, frozen=True):
+    """How often it was called."""
+
+    count: int
+
+
+INVOICES: ServiceKey[Any] = ServiceKey("bench.invoice")
+
+
 class InvoiceOperations:
     """What the load calls."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @operation("POST /spins", permission="invoice.create", status=201)
+    async def spin(self, call: Call, request: Spin) -> Spun:
+        """Make invoices in-process, the way that one plugin calls another."""
+        invoices = self._services.get(INVOICES)
+        invoice = Invoice("Consulting", "acme", 125_000, "EUR", 30)
+        for _ in range(request.count):
+            await invoices.create_invoice(call, invoice)
+        return Spun(request.count)
 
     @operation("POST /invoices", permission="invoice.create", status=201)
     async def create_invoice(self, call: Call, request: Invoice) -> Made:

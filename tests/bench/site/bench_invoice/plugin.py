@@ -12,7 +12,7 @@ class InvoicePlugin:
     @hookimpl
     def pk_register(self, registrar: Registrar) -> None:
         """Register the operations."""
-        registrar.operations(InvoiceOperations())
+        registrar.operations(InvoiceOperations(registrar.services))
 
 
 plugin = InvoicePlugin()

@@ -1,0 +1,164 @@
+"""`make bench [ONLY=name]`: each figure as a ratio against its reference in the same interleaved run, by CPU time.
+
+Prints one line for each figure and writes build/bench.json; a missed goal is marked SHORT and is no failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from kernel import Kernel
+from measure import Figure, HttpLoad, Side, interleaved
+
+HERE = Path(__file__).parent
+ROUNDS, COUNT = 7, 6_000
+INVOICE = {"title": "Consulting in November", "customer": "acme-4711", "amount_minor": 125_000, "currency": "EUR", "due_in_days": 30}
+
+
+@asynccontextmanager
+async def reference(*arguments: str) -> AsyncIterator[tuple[int, int]]:
+    """A reference server: (pid, port)."""
+    process = subprocess.Popen([sys.executable, str(HERE / "references.py"), *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def http(method: str, path: str, body: dict[str, Any] | None = None, token: str = "") -> bytes:
+    """One request as bytes."""
+    payload = json.dumps(body).encode() if body is not None else b""
+    head = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    head += [f"Authorization: Bearer {token}"] if token else []
+    head += ["Content-Type: application/json", f"Content-Length: {len(payload)}"] if payload else []
+    return "\r\n".join([*head, "", ""]).encode() + payload
+
+
+def fastapi_token() -> tuple[str, str]:
+    """(public key, token) for the FastAPI reference."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    claims = {"sub": "u", "tid": "t", "aud": "bench", "iat": int(time.time()), "exp": int(time.time()) + 3600}
+    token = jwt.encode({**claims, "permissions": ["invoice.create", "invoice.read"]}, key, algorithm="ES256")
+    return base64.b64encode(public).decode(), token
+
+
+async def pipeline() -> list[Figure]:
+    """The whole pipeline against aiohttp's hello, and against FastAPI doing the same job."""
+    key, token = fastapi_token()
+    async with Kernel() as kernel, reference("raw") as (raw, raw_port), reference("fastapi", key) as (fast, fast_port):
+        await kernel.log_in()
+        ours = HttpLoad(kernel.port, http("POST", "/api/v1/x/bench.invoice/invoices", INVOICE, kernel.token), 201)
+        theirs = HttpLoad(fast_port, http("POST", "/invoices", INVOICE, token), 201)
+        sides = [Side([raw], HttpLoad(raw_port, http("GET", "/"))), Side([kernel.worker], ours), Side([fast], theirs)]
+        hello, whole, usual = await interleaved(sides, count=COUNT, rounds=ROUNDS)
+    kernel.remove()
+    return [
+        Figure("pipeline", [h / w for h, w in zip(hello, whole, strict=True)], 0.65,
+               "raw aiohttp web.Server hello / POST with token, five fields, async operation, log line, metrics; token cache hits 100 %"),
+        Figure("fastapi", [u / w for u, w in zip(usual, whole, strict=True)], 9.0,
+               "the same job in FastAPI as usually written (PyJWT per request, pydantic in and out) / ours"),
+    ]  # fmt: skip
+
+
+async def routes() -> list[Figure]:
+    """The cost of a request must not grow with the number of routes."""
+    request = http("GET", "/api/v1/x/acme.plugin0/things/42/parts0")
+    async with reference("door", "1") as (one, one_port), reference("door", "3000") as (many, many_port):
+        sides = [Side([one], HttpLoad(one_port, request, 401)), Side([many], HttpLoad(many_port, request, 401))]
+        alone, crowd = await interleaved(sides, count=COUNT, rounds=ROUNDS)
+    return [Figure("routes", [a / c for a, c in zip(alone, crowd, strict=True)], 0.9, "1 route / 3000 routes")]
+
+
+async def inprocess() -> list[Figure]:
+    """Calling a colleague in-process against calling it over REST (client and server)."""
+    async with Kernel() as kernel:
+        await kernel.log_in()
+        url = f"http://127.0.0.1:{kernel.port}/api/v1/x/bench.invoice/invoices"
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, str(HERE / "client.py"), url, kernel.token, json.dumps(INVOICE),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+        async def over_rest(count: int) -> None:
+            assert client.stdin is not None and client.stdout is not None
+            client.stdin.write(f"{count}\n".encode())
+            assert await client.stdout.readline() == b"done\n"
+
+        async def inside(count: int) -> None:
+            for _ in range(10):
+                await kernel.post("/api/v1/x/bench.invoice/spins", {"count": count})
+
+        rest = await interleaved([Side([client.pid, kernel.worker], over_rest)], count=1_500, rounds=ROUNDS)
+        inner = await interleaved([Side([kernel.worker], inside)], count=20_000, rounds=ROUNDS)
+        client.kill()
+        await client.wait()
+    kernel.remove()
+    ratios = [r / (i / 10) for r, i in zip(rest[0], inner[0], strict=True)]
+    return [Figure("inprocess", ratios, 50.0, "REST call, aiohttp client and server / in-process call, checked and validated")]
+
+
+async def transaction() -> list[Figure]:
+    """A tenant's transaction against a plain one."""
+    from database import figure  # beside us, like the others
+
+    return [await figure()]
+
+
+async def start() -> list[Figure]:
+    """Starting the kernel against starting the two servers alone; wall time, as an operator feels it."""
+    from start import first_and_warm
+
+    return await first_and_warm()
+
+
+FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
+    "pipeline": pipeline,
+    "routes": routes,
+    "inprocess": inprocess,
+    "transaction": transaction,
+    "start": start,
+}
+
+
+async def main(wanted: list[str]) -> int:
+    """Measure and print."""
+    unknown = set(wanted) - set(FIGURES)
+    if unknown:
+        sys.stderr.write(f"bench: no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}\n")
+        return 2
+    found: list[Figure] = []
+    for name in wanted or FIGURES:
+        sys.stderr.write(f"measuring {name} ...\n")
+        for figure in await FIGURES[name]():
+            sys.stdout.write(f"{figure.line()}\n")
+            sys.stdout.flush()
+            found.append(figure)
+    report = [{"name": f.name, "ratio": f.ratio, "ratios": list(f.ratios), "goal": f.goal, "met": f.met, "reference": f.reference} for f in found]
+    build = HERE.parents[1] / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=build, delete=False) as draft:
+        json.dump(report, draft, indent=1)
+    Path(draft.name).rename(build / "bench.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))
