@@ -103,3 +103,17 @@ async def pk_tenant_exported(tenant: Tenant, folder: Path) -> None:
 @hookspec
 async def pk_tenant_erased(tenant: Tenant) -> None:
     """Async. Destroy what belongs to the tenant. Told at least once."""
+
+
+@hookspec
+async def pk_find_tenant(slug: str) -> Tenant | None:
+    """Async. Tell which tenant has this slug, None when there is none; for the plugin that owns tenants alone."""
+
+
+@hookspec
+async def pk_demo(tenant: Tenant) -> list[str]:  # type: ignore[empty-body]
+    """Async. Fill the tenant `demo` with examples of what the plugin does (`pk demo`).
+
+    Told any number of times: be idempotent. Return what was made now, a line each: `user ada@demo.localhost`; never a
+    secret.
+    """
