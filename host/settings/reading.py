@@ -225,7 +225,10 @@ class _Reader:
 
     def _refuse_key(self, file: TomlFile, path: tuple[str, ...], key: str, value: Any) -> None:
         place, section, name = file.place(*path, key), ".".join(path), ".".join((*path, key))
-        if section in self._sections:
+        if section not in self._sections and isinstance(value, Mapping) and _has_only_tables(value):
+            for below, table in value.items():  # `[acme.crm]` is about acme.crm, not about acme
+                self._refuse_key(file, (*path, key), below, table)
+        elif section in self._sections:
             self._problem(section, key, "unknown_setting", f"{place}: {self._unknown_setting(section, key)}")
         elif isinstance(value, Mapping) or path:
             self._problem(name, "", "unknown_section", f"{place}: {self._unknown_section(name)}")
@@ -265,14 +268,13 @@ class _Reader:
         known = {variable_prefix(section.name): section for section in self._by_precedence()}
         section = known.get(f"{prefix}__")
         if section is not None:
-            if name not in {variable_of(section.name, one) for one in section.fields}:
-                self._problem(section.name, "", "unknown_setting", self._unknown_variable(name, [section]))
+            variables = [variable_of(section.name, one) for one in section.fields]
+            if name not in variables:
+                told = f"environment {name} sets nothing; {_nearest(name, variables)}"
+                self._problem(section.name, "", "unknown_setting", told)
         elif self._others is not ANY_SECTION and f"{prefix}__" not in map(variable_prefix, self._others):
-            self._problem("", "", "unknown_section", self._unknown_variable(name, list(known.values())))
-
-    def _unknown_variable(self, name: str, sections: Sequence[_Section]) -> str:
-        known = [variable_of(section.name, one) for section in sections for one in section.fields]
-        return f"environment {name} sets nothing; {_nearest(name, known)}"
+            told = f"environment {name} sets nothing: nothing here has settings {prefix}__..."
+            self._problem("", "", "unknown_section", f"{told}; {_nearest(f'{prefix}__', list(known))}")
 
     # -- command line
 
@@ -359,8 +361,12 @@ def _from_variable(one: SettingField, name: str, text: str) -> Given:
     return Given(text, source, is_text=True)
 
 
+def _has_only_tables(value: Mapping[str, Any]) -> bool:
+    return bool(value) and all(isinstance(one, Mapping) for one in value.values())
+
+
 def _nearest(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name, known, n=1)
     if near:
         return f"did you mean {near[0]}?"
     return f"known: {', '.join(sorted(known)[:12])}" if known else "it has no settings"
