@@ -71,9 +71,7 @@ def _covers(grant: str, wanted: str) -> bool:
     return grant.endswith(".*") and wanted.startswith(grant[:-1])
 
 
-def intersection(
-    left: Iterable[str], right: Iterable[str], *, in_platform: bool
-) -> tuple[str, ...]:
+def intersection(left: Iterable[str], right: Iterable[str], *, in_platform: bool) -> tuple[str, ...]:
     """The grants that cover exactly what both sides cover.
 
     Two grants are nested or apart, never half in each other, so the inner ones of all nested pairs

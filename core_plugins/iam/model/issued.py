@@ -25,8 +25,8 @@ from core_plugins.iam.model.tokens import (
 INVITATION_PREFIX: Final = "pki_"
 
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_SECRET: Final = r"[A-Za-z0-9_-]{64}"  # 48 bytes: the tenant's id and the random ones
-_ISSUED: Final = re.compile(rf"(pk[ki]_)({_UUID})_({_SECRET})\Z")
+_RANDOM_PART: Final = r"[A-Za-z0-9_-]{64}"  # 48 bytes: the tenant's id and the random ones
+_ISSUED: Final = re.compile(rf"(pk[ki]_)({_UUID})_({_RANDOM_PART})\Z")
 
 
 class Issued(Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -23,6 +22,8 @@ from plugin_api.errors import InvalidRequest, KernelBug, NotAllowed, Violation
 from plugin_api.ids import PLATFORM_TENANT_ID
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from plugin_api.call import Call, Identity
     from plugin_api.pipeline import PermissionRegistry
     from plugin_api.ports.database import Tx
@@ -117,14 +118,23 @@ def held_by_key(permissions: Iterable[str], maker: Subject) -> Held:
     return Held(inner, maker.in_platform)
 
 
+def maker_of(call: Call) -> UUID:
+    """The person who answers for what this call makes: oneself, or an API key's maker.
+
+    Raises:
+        NotAllowed: there is none; a plugin acts for itself.
+    """
+    if call.identity is None or call.identity.user_id is None:
+        raise NotAllowed(f"this needs a person who answers for it; {call.actor.kind} is none")
+    return call.identity.user_id
+
+
 async def find_roles(tx: Tx, names: Sequence[str]) -> tuple[list[NamedRole], list[Violation]]:
     """The roles that a request's `roles` names, each once, and a violation for each that is not there."""
     known = await named_roles(tx, names)
     detail = "there is no role of this name in this tenant; GET /api/v1/iam/roles lists them"
     unknown = [
-        Violation(f"/roles/{number}", "unknown_role", detail)
-        for number, name in enumerate(names)
-        if name not in known
+        Violation(f"/roles/{number}", "unknown_role", detail) for number, name in enumerate(names) if name not in known
     ]
     return [known[name] for name in dict.fromkeys(names) if name in known], unknown
 

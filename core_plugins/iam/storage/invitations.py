@@ -1,5 +1,7 @@
 """Invitations: the hash of the token alone."""
 
+# ruff: noqa: S608 - statements are put together from constants of this file; values are placeholders
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -62,15 +64,11 @@ async def find_invitation(tx: Tx, invitation_id: UUID) -> InvitationView | None:
 
 async def lock_invitation(tx: Tx, invitation_id: UUID) -> InvitationView | None:
     """An invitation which nobody can accept or withdraw until this transaction ends."""
-    row = await tx.fetch_one(
-        f"select {_COLUMNS} from invitations where id = $1 for update", invitation_id
-    )
+    row = await tx.fetch_one(f"select {_COLUMNS} from invitations where id = $1 for update", invitation_id)
     return None if row is None else view_invitation(row)
 
 
-async def find_open_invitation(
-    tx: Tx, invitation_id: UUID, now: datetime
-) -> OpenInvitation | None:
+async def find_open_invitation(tx: Tx, invitation_id: UUID, now: datetime) -> OpenInvitation | None:
     """An invitation of an active tenant by an active person, neither used nor expired."""
     row = await tx.fetch_one(
         """select i.id, i.email, i.roles, i.token_hash, i.invited_by, t.slug
@@ -82,9 +80,7 @@ async def find_open_invitation(
     )  # fmt: skip
     if row is None:
         return None
-    return OpenInvitation(
-        row["id"], row["email"], row["roles"], row["token_hash"], row["invited_by"], row["slug"]
-    )
+    return OpenInvitation(row["id"], row["email"], row["roles"], row["token_hash"], row["invited_by"], row["slug"])
 
 
 async def list_invitations(tx: Tx, asked: InvitationList, place: Keyset) -> Sequence[Row]:

@@ -4,6 +4,8 @@ A person's row is the lock of everything that happens to the person (`lock_user`
 the lock of who its owners are (`lock_owners`) and is taken first.
 """
 
+# ruff: noqa: S608 - statements are put together from constants of this file; values are placeholders
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -50,9 +52,7 @@ class UserChange(Struct, frozen=True):
         return f"UserChange({self.status})"
 
 
-async def insert_user(
-    tx: Tx, *, id: UUID, email: str, name: str, password_hash: str | None
-) -> None:
+async def insert_user(tx: Tx, *, id: UUID, email: str, name: str, password_hash: str | None) -> None:
     """Add a person without roles. UniqueViolation of EMAIL_CONSTRAINT when the address is taken."""
     await tx.execute(
         "insert into users (id, email, email_key, name, password_hash) values ($1, $2, $3, $4, $5)",
@@ -63,9 +63,7 @@ async def insert_user(
 async def set_user_roles(tx: Tx, user_id: UUID, role_ids: Iterable[UUID]) -> None:
     """Make these the roles of a person. Conflict when one of them is deleted at the same time."""
     wanted = list(role_ids)
-    await tx.execute(
-        "delete from user_roles where user_id = $1 and role_id <> all($2::uuid[])", user_id, wanted
-    )
+    await tx.execute("delete from user_roles where user_id = $1 and role_id <> all($2::uuid[])", user_id, wanted)
     await tx.execute(
         """insert into user_roles (user_id, role_id) select $1, unnest($2::uuid[])
         on conflict do nothing""",
@@ -94,9 +92,7 @@ async def user_by_email_key(tx: Tx, key: str) -> UserView | None:
 
 async def list_users(tx: Tx, asked: UserList, place: Keyset) -> Sequence[Row]:
     """One page of people and one more; by address in the order of what makes addresses the same."""
-    condition, order, arguments = place.clause(
-        5, "text" if place.column == "email_key" else "timestamptz"
-    )
+    condition, order, arguments = place.clause(5, "text" if place.column == "email_key" else "timestamptz")
     return await tx.fetch(
         f"""select {_VIEW} from users
         where ($1::text is null or users.email_key = $1) and ($2::text is null or users.status = $2)
@@ -111,9 +107,7 @@ async def list_users(tx: Tx, asked: UserList, place: Keyset) -> Sequence[Row]:
 
 def users_place(place: Keyset) -> Keyset:
     """The place in the list of people that a request names: `email` is sorted by its key."""
-    return (
-        msgspec.structs.replace(place, column="email_key") if place.column == "email" else place
-    )
+    return msgspec.structs.replace(place, column="email_key") if place.column == "email" else place
 
 
 async def update_user(tx: Tx, user_id: UUID, change: UserChange) -> None:
