@@ -77,7 +77,7 @@ class Control:
         except RemoteFailed as error:
             raise KernelBug(str(error)) from error
         status = int(reply["status"])
-        kind = CONTENT_TYPE if status >= 400 else "application/json"  # noqa: PLR2004 - the first status of a refusal
+        kind = CONTENT_TYPE if status >= 400 else "application/json"
         return Answer(status, reply.get("body"), kind)
 
     async def _doctor(self, asked: Asked) -> Answer:

@@ -57,7 +57,7 @@ class DataFolder:
             StartRefused: it is no folder, another account's, something else's, not writable, on a full disk, or held by
                 another kernel.
         """
-        place = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would take a broken link for a folder to make
+        place = Path(os.path.abspath(path))  # not `resolve`: it takes a broken link for a folder to make
         try:
             place = _lay_out(place)
             lock = _take_lock(place)
@@ -129,7 +129,7 @@ def short_run(data_dir: Path) -> Path:
     folder = _temporary() / f"pk-{os.geteuid()}-{digest}"
     _make_own(folder)
     link = folder / "run"
-    if not link.is_symlink() or os.readlink(link) != str(run):  # noqa: PTH115 - compared as text
+    if not link.is_symlink() or os.readlink(link) != str(run):
         fresh = folder / f"run.{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(run)
@@ -175,7 +175,9 @@ def _lay_out(place: Path) -> Path:
         _make_private(place / name)
     free = shutil.disk_usage(place).free
     if free < DISK_FREE_BYTES_MIN:
-        raise OSError(errno.ENOSPC, f"{free // 1_048_576} MiB are free, {DISK_FREE_BYTES_MIN // 1_048_576} MiB are needed")
+        raise OSError(
+            errno.ENOSPC, f"{free // 1_048_576} MiB are free, {DISK_FREE_BYTES_MIN // 1_048_576} MiB are needed"
+        )
     return place
 
 
@@ -198,7 +200,7 @@ def _check(place: Path) -> None:
 
 def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
-    if stat.S_IMODE(folder.stat().st_mode) != 0o700:  # noqa: PLR2004 - a mode
+    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
         folder.chmod(0o700)
 
 
@@ -228,5 +230,7 @@ def _explain(place: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"data folder {place}: the disk is full ({reason}); free some space, or choose another --data-dir"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"data folder {place} cannot be written ({where}: {reason}); change its owner or choose another --data-dir"
+        return (
+            f"data folder {place} cannot be written ({where}: {reason}); change its owner or choose another --data-dir"
+        )
     return f"data folder {place} cannot be used ({where}: {reason}); choose another --data-dir"

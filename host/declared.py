@@ -16,7 +16,7 @@ def declared_servers() -> list[ChildServer]:
     return [
         server
         for found in discover()
-        if found.is_kernel and found.manifest is not None and found.manifest.servers
+        if found.is_kernel and found.problem is None and found.manifest.servers
         for server in _ask(found, found.manifest.servers)
     ]
 
@@ -31,5 +31,7 @@ def _ask(found: Found, names: list[str]) -> list[ChildServer]:
         raise StartRefused(str(error)) from error
     declared = sorted(server.name for server in servers)
     if declared != sorted(names):
-        raise StartRefused(f"{found.id} declares the servers {declared} and its manifest {sorted(names)}; reinstall the kernel")
+        raise StartRefused(
+            f"{found.id} declares the servers {declared} and its manifest {sorted(names)}; reinstall the kernel"
+        )
     return servers

@@ -71,7 +71,7 @@ class Listener:
             answer = await self._answer(request)
         except KernelError as error:
             answer = _problem(error, request.path, request_id)
-        except Exception:  # noqa: BLE001 - whatever it is, the caller is told with the id, and the log has the rest
+        except Exception:  # noqa: BLE001 - the caller is told with the id, and the log has the rest
             _log.error("a page of the parent failed", path=request.path, request_id=request_id)
             answer = _problem(KernelBug("see the log"), request.path, request_id)
         return _response(answer, request_id)

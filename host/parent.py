@@ -344,7 +344,9 @@ class Parent:
         server_restarts = sum(one.restarts for one in self._servers.running)
         own = [
             single("pk_workers_ready", "gauge", "Workers that serve.", len(serving)),
-            single("pk_uptime_seconds", "gauge", "Seconds since the kernel was started.", time.monotonic() - self._begun),
+            single(
+                "pk_uptime_seconds", "gauge", "Seconds since the kernel was started.", time.monotonic() - self._begun
+            ),
             single("pk_worker_restarts_total", "counter", "Workers that were replaced after a death.", restarts),
             single("pk_worker_stalls_total", "counter", "Workers that hung and were killed.", stalls),
             single("pk_server_restarts_total", "counter", "Child servers that were restarted.", server_restarts),

@@ -87,7 +87,9 @@ def choose_privileges(*, without: frozenset[Way] = frozenset()) -> Privileges:
         return Privileges("mapped", uid, gid)
     if "dropped" not in without:
         return Privileges("dropped", uid, gid)
-    raise StartRefused("servers never run as root and there is no way to give it up here; start the kernel as a plain user")
+    raise StartRefused(
+        "servers never run as root and there is no way to give it up here; start the kernel as a plain user"
+    )
 
 
 def _find_account() -> pwd.struct_passwd | None:
@@ -107,4 +109,3 @@ def _can_map(uid: int, gid: int) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return ran.returncode == 0 and ran.stdout.strip() == str(uid)
-

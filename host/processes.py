@@ -41,7 +41,7 @@ def identify(pid: int) -> Identity | None:
 
 def _identify_by_ps(pid: int) -> Identity | None:
     shown = _ps("stat=,lstart=", pid).split(maxsplit=1)
-    return Identity(pid, shown[1]) if len(shown) == 2 and "Z" not in shown[0] else None  # noqa: PLR2004 - two columns
+    return Identity(pid, shown[1]) if len(shown) == 2 and "Z" not in shown[0] else None
 
 
 def _ps(columns: str, pid: int) -> str:
@@ -85,7 +85,7 @@ def find_inside(folder: Path, programs: Collection[str]) -> list[Identity]:
     found = [
         identify(pid)
         for pid in numbers
-        if os.path.basename(_link(pid, "exe")) in programs and _is_inside(_link(pid, "cwd"), folder)  # noqa: PTH119 - a text
+        if os.path.basename(_link(pid, "exe")) in programs and _is_inside(_link(pid, "cwd"), folder)
     ]
     return sorted((process for process in found if process is not None), key=lambda process: int(process.started))
 

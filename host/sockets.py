@@ -37,7 +37,9 @@ def _explain(error: OSError | OverflowError, host: str, port: int, option: str) 
     if isinstance(error, OverflowError):
         return f"port {port} does not exist; {option} takes 0 to 65535"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken; stop what listens there, or choose another {option} (0 for any free one)"
+        return (
+            f"port {port} of {host} is taken; stop what listens there, or choose another {option} (0 for any free one)"
+        )
     if error.errno == errno.EACCES:
         return f"port {port} of {host} is not for this account; choose another {option} (0 for any free one)"
     return f"cannot listen on {host} port {port} ({error.strerror}); choose another {option}"

@@ -117,4 +117,4 @@ def _escape(text: str, *, quote: bool = False) -> str:
 def _show_number(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)  # noqa: PLR2004 - exact below
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

@@ -20,6 +20,7 @@ from host.observe import PluginLog
 from plugin_api.servers import StartRefused
 
 TICK_S: Final = 0.5
+CLOSED_WAIT_S: Final = 1.0
 STALLS_KEPT: Final = 16
 """The last stalls are told to every new worker, which keeps the plugins they name out."""
 
@@ -147,9 +148,7 @@ class _Slot:
 class Workers:
     """The pool of workers. `launch` starts the processes, `start` lets them serve, `stop` ends them."""
 
-    def __init__(
-        self, count: int, launch: Launch, limits: WorkerLimits, register: Register, notices: Notices
-    ) -> None:
+    def __init__(self, count: int, launch: Launch, limits: WorkerLimits, register: Register, notices: Notices) -> None:
         self._launch = launch
         self._limits = limits
         self._register = register
@@ -216,7 +215,9 @@ class Workers:
             await asyncio.gather(*(worker.until_ready() for worker in current))
         except WorkerFailed as error:
             raise StartRefused(str(error)) from error
-        self.keepers += [asyncio.create_task(self._keep(slot), name=f"keep-worker-{slot.index}") for slot in self._slots]
+        self.keepers += [
+            asyncio.create_task(self._keep(slot), name=f"keep-worker-{slot.index}") for slot in self._slots
+        ]
 
     async def reload(self) -> None:
         """Replace every worker by a new one, one after the other: a new one serves before its old one is drained.
@@ -230,7 +231,11 @@ class Workers:
 
     async def stop(self, limit_s: float) -> None:
         """Drain all workers at once, kill those that are not done after `limit_s`. None is left."""
-        doomed = [*self.keepers, *self._starters, *(slot.next for slot in self._slots if slot.next is not None)]
+        doomed: list[asyncio.Task[Any]] = [
+            *self.keepers,
+            *self._starters,
+            *(slot.next for slot in self._slots if slot.next is not None),
+        ]
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
@@ -276,7 +281,9 @@ class Workers:
             "stalled": self._on_stalled,
             "announce": self._on_announce,
         }
-        worker.channel = Channel({kind: partial(handle, worker) for kind, handle in handlers.items()}, partial(_closed, worker))
+        worker.channel = Channel(
+            {kind: partial(handle, worker) for kind, handle in handlers.items()}, partial(_closed, worker)
+        )
         worker.ready.add_done_callback(_retrieve)
         self._alive.add(worker)
         self._register.add(WORKER, worker.pid, signal.SIGTERM)
@@ -378,7 +385,7 @@ class Workers:
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
-            was_held_up, last = now - last > self._limits.stall_limit_s / 2, now
+            was_held_up, last = now - last > TICK_S + self._limits.stall_limit_s / 2, now
             for worker in set(self._alive):
                 if was_held_up and worker.heard is not None:
                     worker.heard = now  # what it sent meanwhile waits unread
@@ -394,7 +401,9 @@ class Workers:
         stall = worker.stall or Stall(worker.index, "", "")
         self._recent = [*self._recent, stall][-STALLS_KEPT:]
         self._slots[worker.index].stalls += 1
-        _log.error("a worker hung and is killed", worker=worker.index, pid=worker.pid, hung_in=stall.plugin, frame=stall.frame)
+        _log.error(
+            "a worker hung and is killed", worker=worker.index, pid=worker.pid, hung_in=stall.plugin, frame=stall.frame
+        )
         worker.fail(f"worker {worker.index} hung in {stall.plugin or 'the kernel'} ({stall.frame or 'no frame known'})")
         worker.kill()
 
@@ -406,9 +415,9 @@ def _run(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> Non
 
 
 def _closed(worker: Worker) -> None:
-    """A worker that closed its channel cannot be led any more."""
-    if worker.state != "draining":
-        worker.kill()
+    """A worker that closed its channel cannot be led any more. Mostly it is just ending, with a status to be seen."""
+    if worker.state not in ("draining", "gone"):
+        asyncio.get_running_loop().call_later(CLOSED_WAIT_S, worker.kill)
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

@@ -67,6 +67,20 @@ def within(folder: Path) -> list[int]:
     return [pid for pid in found if identify(pid) is not None]
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("control", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 @dataclass
 class Kernel:
     """One kernel process over one data folder."""
@@ -113,7 +127,7 @@ class Kernel:
     def start(self) -> Kernel:
         """Start it and wait until it is ready."""
         begun = self.begin()
-        wait_for(lambda: self.run_file() or begun.poll() is not None, "run/kernel.json or an end")
+        wait_for(lambda: self.run_file().get("pid") == begun.pid or begun.poll() is not None, "kernel.json or an end")
         assert begun.poll() is None, self.stderr()
         self.remember()
         return self
@@ -151,6 +165,13 @@ class Kernel:
         self.send(number)
         return self.process.wait(limit_s)
 
+    def kill(self) -> list[Identity]:
+        """kill -9 of the parent alone; what it leaves behind."""
+        self.send(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(LIMIT_S)
+        return self.left()
+
     def left(self) -> list[Identity]:
         """Processes of the family that still run."""
         return [process for process in self.family if is_running(process)]
@@ -179,6 +200,7 @@ class Kernel:
         """Ask one of its doors: `http`, `management` or `control`; status and body, decoded when it is JSON."""
         connection = self._connect(door)
         try:
+            connection.connect()
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
             content = response.read()
@@ -190,10 +212,7 @@ class Kernel:
     def _connect(self, door: str) -> http.client.HTTPConnection:
         if door != "control":
             return http.client.HTTPConnection(self.run_file()[door], timeout=10)
-        connection = http.client.HTTPConnection("control", timeout=30)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(short_run(self.data) / "control.sock"))
-        return connection
+        return UnixConnection(short_run(self.data) / "control.sock")
 
     def worker_pid(self) -> int:
         """The pid of the worker that answers an HTTP request."""

@@ -86,7 +86,8 @@ async def test_slow_handler_does_not_hold_up_others(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [("broken", "ValueError: no such thing"), ("nothing", "no handler"), ("odd", "no reply"), ("huge", "no reply")]
+    ("kind", "told"),
+    [("broken", "ValueError: no such thing"), ("nothing", "no handler"), ("odd", "no reply"), ("huge", "no reply")],
 )
 async def test_a_handler_that_fails_fails_its_request_alone(ends: Ends, kind: str, told: str) -> None:
     with pytest.raises(RemoteFailed, match=told):
@@ -147,7 +148,9 @@ async def test_an_end_that_does_not_read_fills_up() -> None:
     await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("sent", [b"not json\n", b'{"kind":5}\n', b"x" * (MESSAGE_BYTES_MAX + 2)], ids=["text", "type", "endless"])
+@pytest.mark.parametrize(
+    "sent", [b"not json\n", b'{"kind":5}\n', b"x" * (MESSAGE_BYTES_MAX + 2)], ids=["text", "type", "endless"]
+)
 async def test_what_is_no_message_closes_the_channel(sent: bytes) -> None:
     closed = asyncio.Event()
     one, other = socket.socketpair()

@@ -202,7 +202,9 @@ def test_an_alias_that_leads_elsewhere_is_put_right(long_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("trick", ["link", "folder"])
-def test_an_alias_that_somebody_else_made_is_refused(long_folder: Path, tmp_path: Path, nobody: int, trick: str) -> None:
+def test_an_alias_that_somebody_else_made_is_refused(
+    long_folder: Path, tmp_path: Path, nobody: int, trick: str
+) -> None:
     folder = DataFolder.open(long_folder / "pk")
     try:
         taken = folder.short_run().parent

@@ -50,7 +50,7 @@ class FakeWorker:
             await self.stopping.wait()
             return 1
         if mode == "die":
-            return 3
+            os._exit(3)
         server = await self.serve() if mode != "silent" else None
         await self.stopping.wait()
         if self.stubborn:
@@ -92,11 +92,16 @@ class FakeWorker:
     def metrics(self, _: dict[str, Any]) -> dict[str, Any]:
         """One counter."""
         sample = {"name": "test_requests_total", "labels": {"door": "rest"}, "value": self.requests}
-        return {"families": [{"name": "test_requests_total", "type": "counter", "help": "Requests.", "samples": [sample]}]}
+        return {
+            "families": [{"name": "test_requests_total", "type": "counter", "help": "Requests.", "samples": [sample]}]
+        }
 
     def health(self, _: dict[str, Any]) -> dict[str, Any]:
         """Well, but for a third party's plugin."""
-        return {"ok": False, "plugins": {"kernel.data": {"ok": True}, "acme.crm": {"ok": False, "detail": "no licence"}}}
+        return {
+            "ok": False,
+            "plugins": {"kernel.data": {"ok": True}, "acme.crm": {"ok": False, "detail": "no licence"}},
+        }
 
     def control(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Do as told; any other question is answered with what was asked."""
