@@ -91,7 +91,7 @@ class Incoming:
     """One request as our door sees it; implements `host.pipeline.Inbound`."""
 
     __slots__ = (
-        "_body_limit",
+        "body_limit",
         "_drained",
         "_message",
         "_payload",
@@ -129,7 +129,7 @@ class Incoming:
         self._protocol = protocol
         self._task = task
         self.loop: asyncio.AbstractEventLoop = protocol._loop  # noqa: SLF001 - aiohttp's own request reads it too
-        self._body_limit = BODY_BYTES_MAX
+        self.body_limit = BODY_BYTES_MAX
         self.writer = writer
         self.started = time.monotonic()
         self.call: Call | None = None
@@ -230,8 +230,8 @@ class Incoming:
         self._check_body_type(compiled)
         if self._payload.is_eof():
             body = self._payload.read_nowait() if self._payload.total_bytes else b""
-            if len(body) > self._body_limit:
-                raise _too_large(self._body_limit)
+            if len(body) > self.body_limit:
+                raise _too_large(self.body_limit)
             return compiled.bind(self.values, self.query, body)
         return self._read_then_bind(compiled)
 
@@ -239,8 +239,8 @@ class Incoming:
         return compiled.bind(self.values, self.query, await self._read())
 
     async def _read(self) -> bytes:
-        if self.declared_bytes > self._body_limit:
-            raise _too_large(self._body_limit)
+        if self.declared_bytes > self.body_limit:
+            raise _too_large(self.body_limit)
         if self.fields.get(b"expect", b"").lower() == b"100-continue":
             await self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         pieces, size = deque[bytes](), 0
@@ -248,8 +248,8 @@ class Incoming:
             while not self._payload.at_eof():
                 piece = await self._payload.readany()
                 size += len(piece)
-                if size > self._body_limit:
-                    raise _too_large(self._body_limit)
+                if size > self.body_limit:
+                    raise _too_large(self.body_limit)
                 pieces.append(piece)
         except (HttpProcessingError, web.RequestPayloadError) as error:
             raise Unreadable(f"the body cannot be read: {type(error).__name__}", code="malformed_body") from None
@@ -428,6 +428,7 @@ class RestDoor:
 
     async def _answer(self, incoming: Incoming) -> Outgoing:
         try:
+            incoming.body_limit = self._kernel.body_bytes_max
             incoming.open()
             log_context.set(incoming)
             if self._in_flight > REQUESTS_IN_FLIGHT_MAX:

@@ -19,7 +19,7 @@ from host.table import build_table, empty_table
 from plugin_api.call import Identity
 from plugin_api.clock import Clock, SystemClock
 from plugin_api.errors import KernelBug, KernelError, NotAuthenticated, Unavailable
-from plugin_api.limits import HOOK_DEADLINE_S
+from plugin_api.limits import BODY_BYTES_MAX, DEADLINE_S, HOOK_DEADLINE_S
 from plugin_api.pipeline import Credentials, Tenant
 from plugin_api.ports.host_state import PluginState
 from plugin_api.ports.stamps import Stamps
@@ -55,6 +55,8 @@ class Kernel:
         self.tenant_hooks = KernelTenantHooks(self)
         self.announce = announce
         self.is_ready = False
+        self.deadline_s = DEADLINE_S
+        self.body_bytes_max = BODY_BYTES_MAX
         self.description = Description(self)
         self.log = PluginLog("host")
         self._proxies: dict[str, ServiceProxy] = {}

@@ -26,7 +26,6 @@ from plugin_api.errors import (
     NotAuthenticated,
     PreconditionRequired,
 )
-from plugin_api.limits import DEADLINE_S
 from plugin_api.pipeline import Credentials
 
 Run = Callable[[Call, Any], Awaitable[Any]]
@@ -212,7 +211,7 @@ def refuse(permission: str, call_or_actor: object) -> NotAllowed:
 
 
 def compile_invoke(
-    registered: RegisteredOperation, table: Table, runtime: CallRuntime, checks: Checks
+    registered: RegisteredOperation, table: Table, runtime: CallRuntime, checks: Checks, deadline_s: float
 ) -> Callable[[Inbound], Awaitable[Any]]:
     """Make the function that a door calls for one operation."""
     identify = _identify(registered, table, checks)
@@ -225,7 +224,7 @@ def compile_invoke(
     ]
     run, bound = compose(registered, table), registered.bound
     needs_version = bound.method == "PATCH"
-    seconds = min(bound.spec.deadline_s or DEADLINE_S, DEADLINE_S)
+    seconds = min(bound.spec.deadline_s or deadline_s, deadline_s)
     monotonic = time.monotonic
 
     async def invoke(inbound: Inbound) -> Any:

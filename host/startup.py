@@ -21,8 +21,8 @@ from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle, failed_state, stop_order
 from host.migrations import migrate
 from host.own_operations import host_generation
-from host.resolution import resolve
-from host.settings import HostSettings, LoadedSettings, load
+from host.resolution import Resolution, UnknownPlugin, resolve
+from host.settings import ANY_SECTION, HostSettings, LoadedSettings, SettingsInvalid, read
 from plugin_api.errors import KernelError
 from plugin_api.hooks import Health
 from plugin_api.ports.migrations import MIGRATOR
@@ -58,7 +58,7 @@ class Startup:
     async def run(self) -> None:
         """Activate everything. StartFailed when one of the kernel's own plugins cannot be."""
         self._kernel.publish(host_generation(self._kernel))
-        resolution = resolve(self._found, only=self._only, disabled=())
+        resolution = self._resolve()
         for plugin_id, reason in resolution.blocked.items():
             self._trouble(plugin_id, reason, "blocked")
         for plugin_id in resolution.disabled:
@@ -69,6 +69,15 @@ class Startup:
         for generation in active:
             await self._ready(generation)
 
+    def _resolve(self) -> Resolution:
+        host = read({"host": HostSettings}, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION)
+        if host.problems:
+            raise StartFailed(_with_violations(SettingsInvalid(host.problems)))
+        try:
+            return resolve(self._found, only=self._only, disabled=host.section("host").disabled)
+        except UnknownPlugin as error:
+            raise StartFailed(str(error)) from error
+
     def _load(self, found: Found) -> object | None:
         try:
             return found.load()
@@ -76,18 +85,30 @@ class Startup:
             self._failed(found, str(error))
             return None
 
-    def _read_settings(self, found: Sequence[Found]) -> LoadedSettings:
+    def _read_settings(self, loaded: Sequence[Found]) -> LoadedSettings:
+        """Read every section once. A problem of the kernel's own sections ends the start, one of another plugin that plugin."""
         sections: dict[str, type[Struct]] = {"host": HostSettings}
-        for one in found:
-            settings_type = settings_of(one)
-            if settings_type is not None:
-                sections[one.names.area] = settings_type
-        try:
-            return load(sections, data_dir=self._kernel.data_folder, overrides=self._overrides)
-        except KernelError as error:
-            raise StartFailed(_with_violations(error)) from error
+        sections.update({f.names.area: declared for f in loaded if (declared := settings_of(f)) is not None})
+        others = {f.names.area for f in self._found} - set(sections)
+        settings = read(sections, data_dir=self._kernel.data_folder, overrides=self._overrides, others=others)
+        outside = {f.names.area for f in loaded if not f.is_kernel}
+        ours = [problem for problem in settings.problems if problem.section not in outside]
+        if ours:
+            raise StartFailed(_with_violations(SettingsInvalid(ours)))
+        host: HostSettings = settings.section("host")
+        self._kernel.deadline_s, self._kernel.body_bytes_max = host.deadline_s, host.body_bytes_max
+        return settings
+
+    def _settings_problem(self, found: Found) -> str | None:
+        problems = self.settings.problems if self.settings else []
+        mine = [problem for problem in problems if problem.section == found.names.area]
+        return _with_violations(SettingsInvalid(mine)) if mine else None
 
     async def _activate(self, found: Found, plugin: object) -> Generation | None:
+        problem = self._settings_problem(found)
+        if problem is not None:
+            self._failed(found, problem)
+            return None
         settings = self.settings.find(found.names.area) if self.settings else None
         try:
             return await self._lifecycle.activate(found, plugin, settings)

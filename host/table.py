@@ -17,7 +17,6 @@ from host.generations import (
     merged_slots,
 )
 from host.pipeline import Checks, CompiledOperation, InnerOperation, compile_inner, compile_invoke
-from host.runtime import GenerationRuntime
 from host.services import capability_of
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def build_table(kernel: Kernel, generations: Sequence[Generation], version: int)
     draft = _draft(generations, version)
     checks = Checks(draft)
     operations = [
-        _compile(registered, generation, draft, kernel.runtime(generation), checks)
+        _compile(kernel, registered, generation, draft, checks)
         for generation in generations
         for registered in generation.operations
     ]
@@ -70,14 +69,14 @@ def _draft(generations: Sequence[Generation], version: int) -> Table:
 
 
 def _compile(
-    registered: RegisteredOperation, generation: Generation, draft: Table, runtime: GenerationRuntime, checks: Checks
+    kernel: Kernel, registered: RegisteredOperation, generation: Generation, draft: Table, checks: Checks
 ) -> CompiledOperation:
     bound = registered.bound
     takes_body = bound.method not in ("GET", "DELETE")
     return CompiledOperation(
         registered,
         generation,
-        compile_invoke(registered, draft, runtime, checks),
+        compile_invoke(registered, draft, kernel.runtime(generation), checks, kernel.deadline_s),
         compile_binding(registered.request_type, placeholders=bound.spec.placeholders, takes_body=takes_body),
         compile_encoder(registered.answer_type),
         takes_body,

@@ -169,7 +169,14 @@ class Door:
     kernel: Kernel
     plugin: NotesPlugin
     rest: RestDoor
+    server: asyncio.Server
     port: int
+
+    async def close(self) -> None:
+        """Take nothing more and hang up."""
+        self.server.close()
+        await self.rest.server.shutdown(1.0)
+        self.kernel.stamps.close()  # type: ignore[attr-defined]
 
     async def raw(self, data: bytes, *, read_s: float = 5.0) -> bytes:
         """Send bytes on a connection of their own; everything that comes back until it is closed."""
@@ -219,7 +226,7 @@ async def open_door(kernel: Kernel, plugin: NotesPlugin, tmp_path: Path) -> Door
     listener = socket.create_server(("127.0.0.1", 0))
     server = await asyncio.get_running_loop().create_server(rest.server, sock=listener)
     await server.start_serving()
-    return Door(kernel, plugin, rest, listener.getsockname()[1])
+    return Door(kernel, plugin, rest, server, listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -227,7 +234,7 @@ async def door(bare_kernel: Kernel, tmp_path: Path) -> AsyncIterator[Door]:
     """A door with the notes plugin behind it."""
     opened = await open_door(bare_kernel, NotesPlugin(), tmp_path)
     yield opened
-    await opened.rest.server.shutdown(1.0)
+    await opened.close()
 
 
 @pytest.fixture
@@ -235,4 +242,4 @@ async def unguarded_door(bare_kernel: Kernel, tmp_path: Path) -> AsyncIterator[D
     """The same, but nobody fills identify and authorize."""
     opened = await open_door(bare_kernel, NotesPlugin(guards=False), tmp_path)
     yield opened
-    await opened.rest.server.shutdown(1.0)
+    await opened.close()
