@@ -8,6 +8,7 @@ from datetime import timedelta
 from core_plugins.iam.drivers.argon2_hasher import Argon2Hasher
 from core_plugins.iam.operations import IamOperations
 from core_plugins.iam.operations.announce import Announcer
+from core_plugins.iam.operations.api_keys import ApiKeyIdentifier
 from core_plugins.iam.operations.authorize import Access
 from core_plugins.iam.operations.first_start import make_first_tenants
 from core_plugins.iam.operations.housekeeping import Housekeeping
@@ -32,6 +33,7 @@ class _Wired:
     registrar: Registrar
     parts: Parts
     hasher: Argon2Hasher
+    api_keys: ApiKeyIdentifier
     identities: Identities
 
 
@@ -65,6 +67,7 @@ class IamPlugin:
         registrar.operations(IamOperations(parts))
         registrar.service(AUTH_PROVIDERS, parts.providers)
         registrar.task("announce", parts.announcer.run)
+        registrar.task("api-key-uses", wired.api_keys.write_uses)
         registrar.task("signing-keys", parts.keys.maintain)
         registrar.task("housekeeping", Housekeeping(registrar.calls, registrar.clock).run)
 
@@ -145,14 +148,15 @@ def _wire(registrar: Registrar) -> _Wired:
         providers=Providers(PasswordProvider(calls, hasher)),
         announcer=Announcer(calls, registrar.tenant_hooks, clock, log),
     )
-    return _Wired(registrar, parts, hasher, _identities(parts))
+    api_keys = ApiKeyIdentifier(parts)
+    return _Wired(registrar, parts, hasher, api_keys, _identities(parts, api_keys))
 
 
-def _identities(parts: Parts) -> Identities:
+def _identities(parts: Parts, api_keys: ApiKeyIdentifier) -> Identities:
     return Identities(
         access=parts.access,
         keys=parts.keys,
-        identify_key=ApiKeys(parts).identify_key,
+        identify_key=api_keys.identify_key,
         calls=parts.calls,
         stamps=parts.stamps,
         clock=parts.clock,

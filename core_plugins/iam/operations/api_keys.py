@@ -23,8 +23,8 @@ from core_plugins.iam.model.recognition import (
     user_key,
 )
 from core_plugins.iam.model.tokens import is_same, rejected
-from core_plugins.iam.operations.authorize import Access, held_by_key, maker_of, refuse
-from core_plugins.iam.operations.parts import OperationGroup
+from core_plugins.iam.operations.authorize import held_by_key, maker_of, refuse
+from core_plugins.iam.operations.parts import OperationGroup, Parts
 from core_plugins.iam.storage.api_keys import (
     KeyRow,
     NewKey,
@@ -38,14 +38,12 @@ from core_plugins.iam.storage.api_keys import (
     view_key,
 )
 from plugin_api.call import Actor, Call, Identity
-from plugin_api.clock import Clock
 from plugin_api.contracts.iam import ApiKeyList, ApiKeyMade, ApiKeyRef, ApiKeyView, NewApiKey
 from plugin_api.errors import NotFound, StoreUnavailable
 from plugin_api.ids import PLATFORM_TENANT_ID, uuid7
 from plugin_api.operation import operation
 from plugin_api.pages import Page, keyset
 from plugin_api.ports.database import Tx
-from plugin_api.registrar import Calls
 
 NO_KEY: Final = "there is no such API key in this tenant"
 LOOK_UP_S_MAX: Final = 4.0
@@ -130,10 +128,10 @@ def _present(key: ApiKeyView | None) -> ApiKeyView:
 class ApiKeyIdentifier:
     """Recognises API keys; a part of what fills the slot `identify`."""
 
-    def __init__(self, access: Access, calls: Calls, clock: Clock) -> None:
-        self._access = access
-        self._calls = calls
-        self._clock = clock
+    def __init__(self, parts: Parts) -> None:
+        self._access = parts.access
+        self._calls = parts.calls
+        self._clock = parts.clock
         self._used: dict[UUID, UUID] = {}
         self._noted = asyncio.Event()
 
