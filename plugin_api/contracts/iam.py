@@ -46,12 +46,12 @@ NewPassword = Annotated[
     ),
 ]
 GivenPassword = Annotated[str, Meta(max_length=PASSWORD_LENGTH_MAX, extra_json_schema=_SECRET)]
-Token = Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema=_SECRET)]
+Token = Annotated[str, Meta(min_length=1, max_length=4_096, extra_json_schema=_SECRET)]
 RoleName = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z][a-z0-9_-]{0,62}\Z",
-        description="Begins with a letter; lower-case letters, digits, hyphens and underscores; at most 63.",
+        pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,61}[A-Za-z0-9])?\Z",
+        description="1 to 63 letters, digits, spaces, dots, hyphens and underscores; begins and ends with a letter or digit.",
         examples=["support"],
     ),
 ]
