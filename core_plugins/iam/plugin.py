@@ -98,9 +98,10 @@ class IamPlugin:
 
     @hookimpl
     async def pk_drain(self) -> None:
-        """Let look-ups that are under way end."""
+        """Let look-ups that are under way end, and write what was noted."""
         if self._wired is not None:
             await self._wired.identities.drain()
+            await self._wired.api_keys.flush_uses()
 
     @hookimpl
     async def pk_disable(self) -> None:

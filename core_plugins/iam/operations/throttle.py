@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final, cast
 
@@ -47,7 +47,7 @@ class LogInThrottle:
         self._local = LocalAttempts()
 
     @asynccontextmanager
-    async def attempt(self, tenant: str, email_key: str, address: str) -> AsyncIterator[None]:
+    async def attempt(self, tenant: str, email_key: str, address: str) -> AsyncGenerator[None]:
         """Count what happens inside as a failed log-in if it raises NotAuthenticated.
 
         Raises:
