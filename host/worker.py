@@ -110,7 +110,6 @@ class Worker:
         startup = self._startup = Startup(kernel, start.only, overrides)
         watchdog = Watchdog(STALL_NAMED_AFTER_S, startup.folders(), self._on_stall)
         beat = asyncio.create_task(self._heartbeat(watchdog), name="heartbeat")
-        watchdog.start()
         try:
             await startup.run()
         except StartFailed as error:
@@ -119,6 +118,7 @@ class Worker:
             return 1
         door = RestDoor(kernel, startup.pages())
         server = await self._listen(door, start.http_fd)
+        watchdog.start()  # not before: importing plugins blocks the loop, and that is no stall
         kernel.is_ready = True
         gc.freeze()  # what start-up made stays; later collections need not look at it
         self._send("ready")

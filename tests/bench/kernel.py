@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-PK = Path(sys.executable).with_name("pk")
+PK = Path(os.environ.get("PK_BIN") or Path(sys.executable).with_name("pk"))
 SITE = Path(__file__).with_name("site")
 READY_S = 60.0
 

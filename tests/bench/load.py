@@ -15,7 +15,7 @@ SILENCE_S = 20.0
 
 
 def is_whole(answer: bytes) -> bool:
-    """Whether one read brought one whole answer."""
+    """Whether this is one whole answer."""
     head, found, body = answer.partition(b"\r\n\r\n")
     at = head.lower().find(b"\r\ncontent-length:")
     length = int(head[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
@@ -25,6 +25,7 @@ def is_whole(answer: bytes) -> bool:
 def run(port: int, count: int, expected: bytes, request: bytes) -> int:
     """Send `count` requests; how many answers were wrong."""
     poll, sockets, wrong = select.epoll(), dict[int, socket.socket](), 0
+    parts: dict[int, bytes] = {}
     for _ in range(min(CONNECTIONS, count)):
         connection = socket.create_connection(("127.0.0.1", port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -40,9 +41,12 @@ def run(port: int, count: int, expected: bytes, request: bytes) -> int:
             answer = sockets[descriptor].recv(262_144)
             if not answer:
                 return wrong + to_read
+            answer = parts.pop(descriptor, b"") + answer
+            if not is_whole(answer):
+                parts[descriptor] = answer
+                continue
             to_read -= 1
-            if not answer.startswith(expected) or (to_read % 64 == 0 and not is_whole(answer)):
-                wrong += 1
+            wrong += not answer.startswith(expected)
             if to_send > 0:
                 to_send -= 1
                 sockets[descriptor].sendall(request)

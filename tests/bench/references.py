@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import uvloop
 
@@ -35,45 +35,13 @@ async def raw() -> None:
 
 
 def fastapi(key: str) -> None:
-    """The same job in FastAPI as it is usually written: pydantic in and out, a dependency that verifies the token."""
-    import jwt
+    """The same job in FastAPI, see fastapi_app.py."""
     import uvicorn
-    from fastapi import Depends, FastAPI, HTTPException, Request
-    from pydantic import BaseModel, Field
 
-    class Invoice(BaseModel):
-        title: str = Field(min_length=1, max_length=120)
-        customer: str = Field(min_length=1, max_length=64)
-        amount_minor: int = Field(gt=0, le=10**12)
-        currency: str = Field(pattern=r"^[A-Z]{3}$")
-        due_in_days: int = Field(ge=0, le=365)
+    sys.path.insert(0, str(Path(__file__).parent))
+    from fastapi_app import make_app
 
-    class Made(BaseModel):
-        number: str
-        title: str
-        amount_minor: int
-        currency: str
-        is_large: bool
-
-    public_key = base64.b64decode(key).decode()
-
-    def current_user(request: Request) -> dict[str, Any]:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        try:
-            claims: dict[str, Any] = jwt.decode(token, public_key, algorithms=["ES256"], audience="bench")
-        except jwt.PyJWTError:
-            raise HTTPException(401) from None
-        if "invoice.create" not in claims["permissions"]:
-            raise HTTPException(403)
-        return claims
-
-    app = FastAPI()
-
-    @app.post("/invoices", status_code=201, response_model=Made)
-    async def create_invoice(invoice: Invoice, user: Annotated[dict[str, Any], Depends(current_user)]) -> Made:
-        large = invoice.amount_minor > 100_000
-        return Made(number="2026-0001", title=invoice.title, amount_minor=invoice.amount_minor, currency=invoice.currency, is_large=large)
-
+    app = make_app(base64.b64decode(key).decode())
     uvicorn.Server(uvicorn.Config(app, loop="uvloop", log_level="warning", access_log=False)).run(sockets=[listening()])
 
 
