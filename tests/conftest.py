@@ -10,17 +10,30 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from core_plugins.cache.drivers.valkey_server import ValkeyServer
+from core_plugins.data.drivers.asyncpg_database import AsyncpgDatabase
+from core_plugins.data.drivers.asyncpg_migrator import AsyncpgMigrator
 from core_plugins.data.drivers.postgres_server import PostgresServer
+from core_plugins.data.plugin import open_database
+from core_plugins.data.settings import Settings
 from host.children import Register, Servers
 from host.datafolder import DataFolder
+from host.kernel import Kernel, Place
+from host.migrations import migrate
 from host.privileges import choose_privileges
+from host.stamps import FileStamps, create_stamps
+from host.startup import Startup
+from plugin_api.clock import Clock
+from plugin_api.ports.database import Transaction
 from plugin_api.servers import ChildServer
 
 LIMIT_S = 60.0
@@ -120,3 +133,126 @@ async def make_database(postgres_thread: ServerThread) -> AsyncIterator[Callable
     yield make
     for name in made:
         await administer(f"drop database if exists {name} with (force)")
+
+
+# ---------------------------------------------------------------- a database with one plugin's schema in it
+
+SCHEMA = "x_acme_notes"
+NOTES = """-- phase: expand
+-- up
+create table notes (
+  tenant_id uuid not null default pk.tenant_id(),
+  id uuid not null,
+  body text not null check (body <> 'forbidden'),
+  document jsonb,
+  version bigint not null default 1,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  primary key (tenant_id, id),
+  constraint notes_body_key unique (tenant_id, body));
+select pk.protect('notes');
+-- down
+drop table notes;
+"""
+
+
+@dataclass
+class Opened:
+    """One database, open, with its administrator's side."""
+
+    dsn: str
+    database: AsyncpgDatabase
+    migrator: AsyncpgMigrator
+    tenant: UUID = field(default_factory=uuid4)
+
+    async def begin(self, tenant: UUID | None = None, *, schema: str = SCHEMA, **given: Any) -> Transaction:
+        """Begin in the usual tenant, for at most 20 s."""
+        deadline = monotonic() + given.pop("for_s", 20.0)
+        return await self.database.begin(schema, tenant or self.tenant, deadline=deadline, **given)
+
+    async def administrator(self, sql: str, *arguments: Any) -> list[Any]:
+        """Run a statement as the administrator."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            if arguments:
+                return list(await connection.fetch(sql, *arguments))
+            if sql.lstrip().lower().startswith(("select", "with")):
+                return list(await connection.fetch(sql))
+            await connection.execute(sql)
+            return []
+        finally:
+            await connection.close()
+
+    async def add_schema(self, schema: str, folder: Path, *files: str) -> None:
+        """Migrate a schema with these files, 0001 first."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, text in enumerate(files, 1):
+            (folder / f"{number:04d}_part{number}.sql").write_text(text)
+        await migrate(self.migrator, schema, schema, folder)
+
+
+def migrator_of(dsn: str, **given: Any) -> AsyncpgMigrator:
+    """A migrator with short waits."""
+    limits: dict[str, Any] = {"kernel_version": "test", "lock_timeout_ms": 3_000, "statement_timeout_s": 30, **given}
+    return AsyncpgMigrator(dsn, **limits)
+
+
+@pytest.fixture
+async def open_notes(
+    make_database: Callable[[], Awaitable[str]], tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[Opened]]]:
+    """Opens databases with a table of notes; the argument is what settings differ."""
+    made: list[Opened] = []
+
+    async def make(**settings: Any) -> Opened:
+        dsn = await make_database()
+        migrator = migrator_of(dsn)
+        opened = Opened(dsn, await open_database(dsn, migrator, Settings(**settings)), migrator)
+        made.append(opened)
+        await opened.add_schema(SCHEMA, tmp_path / f"migrations{len(made)}", NOTES)
+        return opened
+
+    yield make
+    for opened in made:
+        await opened.database.close()
+
+
+@pytest.fixture
+async def notes(open_notes: Callable[..., Awaitable[Opened]]) -> Opened:
+    """One such database."""
+    return await open_notes()
+
+
+# ------------------------------------------------------------------- kernels of this process over real servers
+
+
+@pytest.fixture
+def kernel_folder(tmp_path: Path) -> Path:
+    """A data folder for kernels of this process."""
+    folder = tmp_path / "kernel"
+    for name in ("", "secrets", "run"):
+        (folder / name).mkdir(mode=0o700)
+    create_stamps(folder / "run" / "stamps")
+    return folder
+
+
+@pytest.fixture
+async def open_kernel(kernel_folder: Path) -> AsyncIterator[Callable[..., Awaitable[Kernel]]]:
+    """Starts kernels, as workers would be: `open_kernel(["data", "vault"], {"postgres": dsn})`; StartFailed when one
+    does not start. They share the data folder, and the stores if they are given the same."""
+    opened: list[Startup] = []
+
+    async def open_one(
+        only: list[str], servers: dict[str, str], *, clock: Clock | None = None, **settings: Any
+    ) -> Kernel:
+        place = Place(kernel_folder, "embedded", len(opened), servers)
+        kernel = Kernel(place, FileStamps(kernel_folder / "run" / "stamps"), b"k" * 32, lambda text: None)
+        kernel.clock = clock or kernel.clock
+        startup = Startup(kernel, only, {"data.pool_size": 4, **settings})
+        opened.append(startup)
+        await startup.run()
+        return kernel
+
+    yield open_one
+    for startup in reversed(opened):
+        await startup.stop()

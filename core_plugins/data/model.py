@@ -83,9 +83,7 @@ class ContextSigner:
 
 
 _WORD = re.compile(r"[A-Za-z]+")
-_ALLOWED: Final = frozenset(
-    {"select", "insert", "update", "delete", "with", "merge", "values", "table", "call", "lock"}
-)
+_ALLOWED: Final = frozenset({"select", "insert", "update", "delete", "with", "merge", "values", "table", "lock"})
 
 
 def check_statement(sql: str) -> None:

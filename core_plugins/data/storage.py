@@ -289,5 +289,5 @@ FIND_LOGIN: Final = "select password from pk.login"
 SET_LOGIN: Final = "insert into pk.login (password) values ($1)"
 
 OPEN_SESSION: Final = """
-select nextval('pk.turn') as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock
+select pk.open_session() as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock
 """

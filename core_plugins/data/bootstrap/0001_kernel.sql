@@ -14,13 +14,24 @@ revoke all on pk.context_key from public;
 
 -- Counts the transactions of a session. Each session draws a block of its own, so the counter needs no shared lock and no
 -- write; within the block the worker knows each value beforehand and signs it, which makes a context good for one
--- transaction of one session. No SQL can set the counter back: that would need UPDATE on the sequence.
+-- transaction of one session. Nobody but the kernel's own statements below can move the counter, and nothing sets it back.
 create sequence pk.turn as bigint cache 262144;
 revoke all on sequence pk.turn from public;
-grant usage on sequence pk.turn to public;
 
--- CALL is the cheapest statement that can move the counter on: it needs no plan and answers no row.
-create procedure pk.take_turn(sequence regclass) language internal as 'nextval_oid';
+-- Draws the block; once in each session, by whoever opens it.
+create function pk.open_session() returns bigint
+  language plpgsql volatile security definer set search_path = pg_catalog
+  as $$
+begin
+  perform currval('pk.turn');
+  raise exception 'the session is open already' using errcode = '42501';
+exception when object_not_in_prerequisite_state then
+  return nextval('pk.turn');
+end $$;
+
+-- CALL is the cheapest statement that can move the counter on: it needs no plan and answers no row. Plugins' statements
+-- cannot be CALL (`model.check_statement`), and what is injected into a statement cannot call a procedure.
+create procedure pk.take_turn(sequence regclass) language internal security definer as 'nextval_oid';
 
 -- The tenant of this transaction, from the signed context that the kernel has set; error 42501 for any other.
 -- `pk.ctx` = mac (64 hex digits), key id (6 digits), turn (19), expiry in seconds (10), tenant (32 hex digits), role.

@@ -24,7 +24,14 @@ from uuid import UUID
 
 import asyncpg
 
-from core_plugins.data.drivers.asyncpg_errors import is_away, is_stale, leaves_connection_usable, mapped
+from core_plugins.data.drivers.asyncpg_errors import (
+    is_away,
+    is_left_over,
+    is_stale,
+    is_standby,
+    leaves_connection_usable,
+    mapped,
+)
 from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
@@ -51,13 +58,14 @@ class Outbox(Protocol):
 class _Place:
     """What is the same for every transaction of one generation of one plugin."""
 
-    __slots__ = ("begin", "begin_readonly", "prefix", "role", "texts")
+    __slots__ = ("begin", "prefix", "role", "texts")
 
     def __init__(self, schema: str, generation: int) -> None:
         self.role = check_schema(schema)
         self.prefix = f"/*{schema}@{generation}*/"
-        self.begin = f'reset all;begin;set local role "{schema}";set local statement_timeout='
-        self.begin_readonly = self.begin.replace("begin;", "begin read only;")
+        # What `default_transaction_*` a former borrower set holds for the transaction in which RESET ALL runs: say all three.
+        mode = "isolation level read committed read write not deferrable"
+        self.begin = f'reset all;begin {mode};set local role "{schema}";set local statement_timeout='
         self.texts: dict[str, str] = {}
 
     def text(self, sql: str) -> str:
@@ -101,10 +109,10 @@ class AsyncpgDatabase:
                 self._pool.bury(link)
                 if not isinstance(error, Exception) or isinstance(error, KernelError):
                     raise
-                if is_away(error):
+                if is_away(error) or is_standby(error):
                     self._pool.retire_all()
-                    if was_used and deadline > time.monotonic():
-                        continue
+                if is_left_over(error) and was_used and deadline > time.monotonic():
+                    continue
                 raise _begin_failed(error) from error
 
     def _opening(self, link: Link, place: _Place, tenant_id: UUID | None, deadline: float, readonly: bool) -> str:
@@ -116,8 +124,9 @@ class AsyncpgDatabase:
         turn = link.turn = link.turn + 1
         link.turns_left -= 1
         context = self._signer.sign(place.role, tenant_id, turn, int(now + link.clock_offset_s) + CONTEXT_SPARE_S)
-        begin = place.begin_readonly if readonly else place.begin
-        return f"{begin}{int(left_s * 1000) + 1};{link.take_turn};set local pk.ctx='{context}'"
+        # The counter moves before the transaction becomes read-only, which would forbid it.
+        end = ";set transaction read only" if readonly else ""
+        return f"{place.begin}{int(left_s * 1000) + 1};{link.take_turn};set local pk.ctx='{context}'{end}"
 
     def _new_place(self, schema: str, generation: int) -> _Place:
         place = self._places[schema, generation] = _Place(schema, generation)
@@ -291,7 +300,7 @@ class AsyncpgTransaction:
 
 
 def _begin_failed(error: Exception) -> KernelError:
-    if isinstance(error, TimeoutError) or is_away(error):
+    if isinstance(error, TimeoutError) or is_away(error) or is_standby(error):
         return StoreUnavailable("the database went away, or did not answer until the deadline; try again")
     return mapped(error)
 

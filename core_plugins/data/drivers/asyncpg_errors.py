@@ -19,7 +19,6 @@ from plugin_api.errors import (
 
 _AWAY_STATES: Final = frozenset(
     {
-        "25006",  # read-only: the server has become a standby under us
         "25P03",  # idle in transaction for too long: the session was ended
         "25P04",  # transaction_timeout, likewise
         "57P01",  # shut down by the administrator
@@ -45,6 +44,17 @@ def is_away(error: BaseException) -> bool:
     if is_stale(error) or isinstance(error, TimeoutError):
         return False
     return isinstance(error, (OSError, asyncpg.InternalClientError))
+
+
+def is_standby(error: BaseException) -> bool:
+    """Tell whether a BEGIN failed because the server only reads: it has become a standby under us."""
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+
+
+def is_left_over(error: BaseException) -> bool:
+    """Tell whether a BEGIN failed for what happened before it: the connection has died, or a former borrower has set a
+    `statement_timeout` for the session, which RESET ALL comes too late for."""
+    return is_away(error) or is_standby(error) or isinstance(error, asyncpg.QueryCanceledError)
 
 
 def leaves_connection_usable(error: BaseException) -> bool:
