@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from host.encoding import compile_encoder as compile_encoder
+from host.encoding import compile_encoder
 from host.formats import FORMATS
 from host.json_reader import UNSURE, clean, join, parse_integer, pointers, read, read_quickly
 from host.request_plan import RequestField, RequestPlan, request_plan
@@ -19,6 +19,8 @@ from host.wire_schema import Schema, SchemaError, mentions
 from plugin_api.errors import InvalidRequest, Unreadable, Violation
 from plugin_api.limits import VIOLATIONS_MAX
 from plugin_api.pages import PageRequest
+
+__all__ = ["Bind", "compile_binding", "compile_encoder"]
 
 Bind = Callable[[Sequence[str], str, bytes | None], Any]
 """(raw placeholder values in the order of the path, raw query, body) -> request."""
@@ -244,7 +246,7 @@ def _read_scalar(text: str, kinds: set[Any]) -> Any:
     if "integer" in kinds and _INTEGER.match(text):
         return parse_integer(text)
     if "number" in kinds and _NUMBER.match(text):
-        return float(text) if len(text) < 400 else text  # noqa: PLR2004 - longer than any double
+        return float(text) if len(text) < 400 else text
     if "boolean" in kinds and text in ("true", "false"):
         return text == "true"
     return text

@@ -76,7 +76,7 @@ class Found:
             raise PluginLoadError(self.id, self.problem)
         try:
             return self.entry_point.load()
-        except BaseException as error:  # noqa: BLE001 - one plugin's import never stops another
+        except BaseException as error:
             raise PluginLoadError(self.id, _where_and_why(error, self.folder)) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ def _collect(body: list[ast.stmt], prefix: str, found: dict[str, dict[str, str]]
 
 def _notes(body: list[ast.stmt]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for line, below in zip(body, body[1:], strict=False):
+    for line, below in pairwise(body):
         match line, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
                 found[name] = inspect.cleandoc(text)

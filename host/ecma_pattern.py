@@ -9,7 +9,7 @@ _SYNTAX: Final = frozenset("^$\\.*+?()[]{}|/")
 _CLASSES: Final = frozenset("dDwWsS")
 _CONTROL: Final = {"n": r"\n", "r": r"\r", "t": r"\t", "f": r"\f", "v": r"\v", "a": r"\x07"}
 _QUANTIFIER: Final = re.compile(r"\{(\d*)(,?)(\d*)\}")
-_GROUP: Final = re.compile(r"\?P<([A-Za-z_][A-Za-z0-9_]*)>|\?P=([A-Za-z_][A-Za-z0-9_]*)\)|\?(:|=|!|<=|<!)")
+_GROUP: Final = re.compile(r"\?P<([A-Za-z_][A-Za-z0-9_]*)>|\?(?::|=|!|<=|<!)")
 _HEX: Final = re.compile(r"x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}")
 
 
@@ -113,13 +113,7 @@ class _Rewriter:
         matched = _GROUP.match(self._pattern, self._at)
         if matched is None:
             raise NotPortable(f"the group ({self._pattern[self._at : self._at + 3]}...)")
-        if matched[1]:
-            self._put(f"?<{matched[1]}>", len(matched[0]))
-        elif matched[2]:
-            self._done.pop()
-            self._put(f"\\k<{matched[2]}>", len(matched[0]))
-        else:
-            self._put(matched[0], len(matched[0]))
+        self._put(f"?<{matched[1]}>" if matched[1] else matched[0], len(matched[0]))
 
     def _brace(self) -> None:
         matched = _QUANTIFIER.match(self._pattern, self._at)

@@ -11,6 +11,7 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
+from host.wire_schema import inspected
 from plugin_api.errors import KernelBug
 from plugin_api.limits import INTEGER_MAX
 
@@ -25,11 +26,14 @@ def compile_encoder(answer_type: Any) -> Encode:
     the test doubts is walked through and put right, or refused.
 
     The function raises KernelBug when the answer is of another type, or holds what the wire cannot say.
+
+    Raises:
+        SchemaError: the type cannot go over the wire.
     """
     if answer_type is None or answer_type is type(None):
         return _encode_nothing
     classes = _classes(answer_type)
-    is_plain = _Tests().compile(inspect.type_info(answer_type))
+    is_plain = _Tests().compile(inspected(answer_type))
     encode = msgspec.json.Encoder().encode
 
     def checked(answer: Any) -> bytes:

@@ -204,7 +204,7 @@ class _Draft:
         headers: Node = {"X-Request-Id": header("RequestId")}
         if self._entity:
             headers["ETag"] = header("ETag")
-            if self._operation.status == 201:  # noqa: PLR2004 - a status
+            if self._operation.status == 201:
                 headers["Location"] = header("Location")
         made: Node = {"description": _SUCCESS.get(self._operation.status, "Done."), "headers": headers}
         return {**made, "content": {JSON: {"schema": self._answer}}} if self._answer is not None else made

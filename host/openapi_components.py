@@ -9,7 +9,7 @@ from msgspec import inspect
 
 from host.docstrings import FieldNotes
 from host.request_plan import RequestPlan, request_plan
-from host.wire_schema import Schema, Schemas, component_name
+from host.wire_schema import Schema, Schemas, component_name, inspected
 
 PREFIX: Final = "#/components/schemas/"
 RESERVED: Final = frozenset({"Problem", "Violation"})
@@ -143,7 +143,7 @@ def _renamed(reference: Any, renamed: set[str]) -> Any:
 
 def answer_fields(answer_type: Any) -> frozenset[str]:
     """The field names of an answer that is one Struct; empty otherwise."""
-    kind = inspect.type_info(answer_type)
+    kind = inspected(answer_type)
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
     return frozenset(field.name for field in kind.fields) if isinstance(kind, inspect.StructType) else frozenset()

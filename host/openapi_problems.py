@@ -145,7 +145,7 @@ def header(name: str) -> Node:
 
 def _response(meaning: str, status: int | None) -> Node:
     headers: Node = {"X-Request-Id": header("RequestId")}
-    if status == 401:  # noqa: PLR2004 - a status
+    if status == 401:
         headers["WWW-Authenticate"] = header("WwwAuthenticate")
     if status in _WAIT:
         headers["Retry-After"] = header("RetryAfter")
@@ -166,7 +166,7 @@ def _example(status: int) -> Node:
         "code": kind.default_code,
         "request_id": "4b7c1d-1f",
     }
-    if status == 422:  # noqa: PLR2004 - a status
+    if status == 422:
         violation = {"pointer": "/name", "code": "missing", "detail": "expected a text; the field is missing"}
         shown["errors"] = [violation]
     return {**shown, "retry_after_s": 1} if status in _WAIT else shown

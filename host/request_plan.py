@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import inspect
 
-from host.wire_schema import Schema, SchemaError, Schemas
+from host.wire_schema import Schema, SchemaError, Schemas, inspected
 
 Source = Literal["path", "query", "body"]
 
@@ -69,7 +69,7 @@ def request_plan(
 ) -> RequestPlan:
     """Take a request type apart."""
     maker = schemas or Schemas("request")
-    kind = inspect.type_info(request_type)
+    kind = inspected(request_type)
     name = getattr(request_type, "__name__", str(request_type))
     if not isinstance(kind, inspect.StructType) or kind.array_like:
         raise SchemaError(f"{name} is no plain Struct; a request is one")

@@ -51,6 +51,14 @@ def _argument_name(argument: Any) -> str:
     return _UNNAMED.sub("", name[:1].upper() + name[1:])
 
 
+def inspected(type_: Any) -> inspect.Type:
+    """What msgspec makes of a type. SchemaError when it cannot make anything of it."""
+    try:
+        return inspect.type_info(type_)
+    except (TypeError, NameError) as error:
+        raise SchemaError(f"{_shown_type(type_)} cannot go over the wire: {error}") from error
+
+
 class Schemas:
     """Makes schemas of types in one direction; what has a name is collected in `components` and referred to."""
 
@@ -70,7 +78,7 @@ class Schemas:
 
     def of(self, type_: Any) -> Schema:
         """The schema of a type. SchemaError when it cannot go over the wire."""
-        return self.of_kind(inspect.type_info(type_), _shown_type(type_))
+        return self.of_kind(inspected(type_), _shown_type(type_))
 
     def of_kind(self, kind: inspect.Type, where: str) -> Schema:
         """The same for a type that msgspec has inspected; `where` names it in errors."""
@@ -110,49 +118,20 @@ class Schemas:
     # ------------------------------------------------------------------------------------- plain types
 
     def _plain(self, kind: inspect.Type, where: str) -> Schema:
+        fixed = _fixed(kind)
+        if fixed is not None:
+            return fixed
         match kind:
-            case inspect.AnyType():
-                return {}
-            case inspect.NoneType():
-                return {"type": "null"}
-            case inspect.BoolType():
-                return {"type": "boolean"}
-            case inspect.IntType():
-                return _integer(kind)
-            case inspect.FloatType():
-                return {"type": "number", **_number_bounds(kind)}
             case inspect.StrType():
                 return _text(kind, where)
-            case inspect.BytesType() | inspect.ByteArrayType() | inspect.MemoryViewType():
-                return _bytes(kind)
             case inspect.LiteralType(values=values):
                 return _choice(values)
             case inspect.UnionType(types=types):
                 return self._union(types, where)
             case inspect.EnumType(cls=cls):
-                return self._named_schema(
-                    cls,
-                    lambda: {**self.described(cls), **_choice([member.value for member in cls])},
-                )
+                return self._named_schema(cls, lambda: {**self.described(cls), **_choice([e.value for e in cls])})
             case _:
-                return self._moment(kind) or self._container(kind, where)
-
-    def _moment(self, kind: inspect.Type) -> Schema | None:
-        formats: dict[type[inspect.Type], str] = {
-            inspect.UUIDType: "uuid",
-            inspect.DateType: "date",
-            inspect.TimeDeltaType: "duration",
-            inspect.DecimalType: "decimal",
-        }
-        if isinstance(kind, inspect.DateTimeType):
-            return {
-                "type": "string",
-                "format": "date-time-local" if kind.tz is False else "date-time",
-            }
-        if isinstance(kind, inspect.TimeType):
-            return {"type": "string", "format": "time" if kind.tz else "time-local"}
-        named = formats.get(type(kind))
-        return {"type": "string", "format": named} if named is not None else None
+                return self._container(kind, where)
 
     def _container(self, kind: inspect.Type, where: str) -> Schema:
         match kind:
@@ -260,6 +239,39 @@ class Schemas:
 
 
 # --------------------------------------------------------------------------------------------- leaves
+
+
+_FORMATS: Final[dict[type[inspect.Type], str]] = {
+    inspect.UUIDType: "uuid",
+    inspect.DateType: "date",
+    inspect.TimeDeltaType: "duration",
+    inspect.DecimalType: "decimal",
+}
+_SIMPLE: Final[dict[type[inspect.Type], Schema]] = {
+    inspect.AnyType: {},
+    inspect.NoneType: {"type": "null"},
+    inspect.BoolType: {"type": "boolean"},
+}
+
+
+def _fixed(kind: inspect.Type) -> Schema | None:
+    """The schema of a type that holds no other and has no text of its own."""
+    if type(kind) in _SIMPLE:
+        return dict(_SIMPLE[type(kind)])
+    match kind:
+        case inspect.IntType():
+            return _integer(kind)
+        case inspect.FloatType():
+            return {"type": "number", **_number_bounds(kind)}
+        case inspect.BytesType() | inspect.ByteArrayType() | inspect.MemoryViewType():
+            return _bytes(kind)
+        case inspect.DateTimeType(tz=zone):
+            return {"type": "string", "format": "date-time-local" if zone is False else "date-time"}
+        case inspect.TimeType(tz=zone):
+            return {"type": "string", "format": "time" if zone else "time-local"}
+        case _:
+            named = _FORMATS.get(type(kind))
+            return {"type": "string", "format": named} if named is not None else None
 
 
 def _integer(kind: inspect.IntType) -> Schema:

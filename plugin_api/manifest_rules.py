@@ -18,12 +18,12 @@ from plugin_api.version_range import LEGAL, parse_range, split_requirement
 SEEN_LENGTH_MAX: Final = 80
 KERNEL: Final = "kernel."
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)\Z")
-_KINDS: Final = {
-    "array": "a list",
-    "object": "a table",
-    "str": "a text",
-    "bool": "true or false",
-    "int": "an integer",
+_KINDS: Final[dict[type[inspect.Type], str]] = {
+    inspect.StructType: "a table",
+    inspect.DictType: "a table",
+    inspect.ListType: "a list",
+    inspect.BoolType: "true or false",
+    inspect.IntType: "an integer",
 }
 
 
@@ -182,16 +182,8 @@ def _expected(kind: inspect.Type, legal: str) -> str:
             return f"an integer from {least} to {most}"
         case inspect.UnionType(types=types):
             return " or ".join(_expected(entry, "") for entry in types if not isinstance(entry, inspect.NoneType))
-        case inspect.StructType() | inspect.DictType():
-            return _KINDS["object"]
-        case inspect.ListType():
-            return _KINDS["array"]
-        case inspect.BoolType():
-            return _KINDS["bool"]
-        case inspect.IntType():
-            return _KINDS["int"]
         case _:
-            return _KINDS["str"]
+            return _KINDS.get(type(kind), "a text")
 
 
 def _wrong(path: Path, value: Any, expected: str) -> Finding:
@@ -320,7 +312,9 @@ def _check_module(content: Mapping[str, Any], broken: Collection[str | int]) -> 
         return
     plugin_id = content.get("id", "")
     if plugin_id and not plugin_id.startswith(f"{module['publisher']}."):
-        said = f"`id` is {_shown(plugin_id)}, outside its publisher's namespace; write `{module['publisher']}.` before it"
+        said = (
+            f"`id` is {_shown(plugin_id)}, outside its publisher's namespace; write `{module['publisher']}.` before it"
+        )
         yield Finding(("id",), "foreign_name", said, plugin_id)
     if module.get("wasm") is None and content.get("operations"):
         yield Finding(
