@@ -24,6 +24,7 @@ from host.children import Register, Servers
 from host.datafolder import DataFolder, KernelFile
 from host.observe import PluginLog
 from host.privileges import Privileges, choose_privileges
+from host.settings import ANY_SECTION, SECTION, HostSettings, SettingsInvalid, read
 from host.sockets import listen, listen_unix, show_address
 from host.stamps import FileStamps, create_stamps
 from host.totals import Family, Totals, single
@@ -31,7 +32,9 @@ from host.workers import Launch, Notices, Worker, WorkerFailed, WorkerLimits, Wo
 from plugin_api.servers import ChildServer, StartRefused
 
 if TYPE_CHECKING:
+    from host.control import Control
     from host.listener import Listener
+    from host.management import Management
 
 LOOPBACK: Final = "127.0.0.1"
 SERVERS_STOP_LIMIT_S: Final = 4.0
@@ -79,7 +82,8 @@ def run(options: UpOptions, settings: Mapping[str, Any], parts: Parts | None = N
     os.umask(0o077)  # for everything below the data folder, whoever writes it
     _raise_open_files()
     try:
-        return asyncio.run(Parent(options, settings, parts or _own_parts(options)).run())
+        parent = Parent(options, settings, parts or _own_parts(options))
+        return asyncio.run(parent.run())
     except StartRefused as refusal:
         sys.stderr.write(f"pk up: {refusal}\n")
         return 1
@@ -122,8 +126,7 @@ class Parent:
         self._options = options
         self._settings = settings
         self._parts = parts
-        self._limits = msgspec.convert(_section(settings, "host"), WorkerLimits)
-        self._signals = _Signals()
+        self._limits = _read_limits(options.data_dir, settings)
         self._begun = time.monotonic()
         self._totals = Totals()
         self._started = False
@@ -134,6 +137,7 @@ class Parent:
     async def run(self) -> int:
         """Start, serve until a signal, stop. See `host.parent.run`."""
         self._folder = DataFolder.open(self._options.data_dir)
+        self._signals = _Signals()
         with closing(self._folder), ExitStack() as held:
             self._take_signals()
             self._register = Register(self._folder)
@@ -196,16 +200,11 @@ class Parent:
         return 0 if stopping in done else 1
 
     async def _open_doors(self) -> None:
-        # Loading aiohttp takes longer than a warm start of the servers: not before they and the workers are under way.
-        await asyncio.sleep(0)
-        from host.control import Control  # noqa: PLC0415 - as above
-        from host.management import Management  # noqa: PLC0415 - as above
-
-        doors = (
-            (Management(self).listener(), self._management),
-            (Control(self).listener(), listen_unix(self._folder.short_run() / "control.sock")),
-        )
-        for door, listener in doors:
+        management, control = await asyncio.to_thread(_load_doors)
+        for door, listener in (
+            (management(self).listener(), self._management),
+            (control(self).listener(), listen_unix(self._folder.short_run() / "control.sock")),
+        ):
             self._listeners.append(door)
             await door.start(listener)
 
@@ -368,6 +367,14 @@ class Parent:
             self._publish()
 
 
+def _load_doors() -> tuple[type[Management], type[Control]]:
+    """Loading aiohttp takes longer than a warm start of the servers, so it happens beside that, in a thread."""
+    from host.control import Control  # noqa: PLC0415 - as above
+    from host.management import Management  # noqa: PLC0415 - as above
+
+    return Management, Control
+
+
 async def _ask(worker: Worker, kind: str) -> dict[str, Any] | None:
     """What a worker answers; None when it does not, in time."""
     try:
@@ -407,6 +414,10 @@ def _has_terminal() -> bool:
     return True
 
 
-def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+def _read_limits(data_dir: Path, overrides: Mapping[str, Any]) -> WorkerLimits:
+    settings = read({SECTION: HostSettings}, data_dir=data_dir, overrides=overrides, others=ANY_SECTION)
+    try:
+        host: HostSettings = settings.section(SECTION)
+    except SettingsInvalid as error:
+        raise StartRefused(error.detail) from error
+    return WorkerLimits(host.start_limit_s, host.stall_limit_s, host.stop_limit_s)
