@@ -1,0 +1,1 @@
+"""Where the key-encryption key lives: one file for each place."""
