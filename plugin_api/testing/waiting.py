@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -25,6 +25,6 @@ async def until(condition: Callable[[], T | Awaitable[T]], what: str, limit_s: f
         given = condition()
         found = await given if inspect.isawaitable(given) else given
         if found:
-            return found
+            return cast("T", found)
         assert time.monotonic() < end, f"not within {limit_s:g} s: {what}"
         await asyncio.sleep(LOOK_EVERY_S)
