@@ -57,7 +57,8 @@ class IamPlugin:
             if secret is not None and not PASSWORD_LENGTH_MIN <= len(secret.reveal()) <= PASSWORD_LENGTH_MAX
         ]
         if wrong:
-            raise InvalidRequest("the passwords of the first start cannot be used", violations=wrong)
+            names = ", ".join(f"iam.{violation.pointer.rpartition('/')[2]}" for violation in wrong)
+            raise InvalidRequest(f"{names}: {wrong[0].detail}", violations=wrong)
 
     @hookimpl
     def pk_register(self, registrar: Registrar) -> None:

@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -45,8 +45,6 @@ _OPAQUE: Final = re.compile(rf"(pkr|pks)_([0-9a-f]{{32}})_([0-9a-f]{{32}})_({_RA
 _COOKIE: Final = re.compile(rf"(?:^|;)\s*{SESSION_COOKIE}=([^;\s]*)")
 _jws: Final = PyJWS(algorithms=[ALGORITHM])
 _encoder: Final = msgspec.json.Encoder()
-
-KeyState = Literal["next", "current", "previous", "withdrawn"]
 
 
 # ------------------------------------------------------------------------------------------ access tokens
@@ -85,6 +83,11 @@ class SigningKey(Struct, frozen=True):
     def public_key(self) -> ec.EllipticCurvePublicKey:
         """The key that verifies."""
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.public_point)
+
+    def may_sign(self, now: datetime) -> bool:
+        """Whether a token that it signs now would be believed to its end."""
+        ends = now + timedelta(seconds=ACCESS_TOKEN_S)
+        return self.signs_from <= now and (self.withdrawn_at is None or self.withdrawn_at >= ends)
 
     def published(self) -> JsonWebKey:
         """The key as in the JWKS (RFC 7517)."""
@@ -126,18 +129,6 @@ def load_signer(kid: str, private: bytes) -> Signer:
     return Signer(kid, private_key)
 
 
-def key_state(keys: Sequence[SigningKey], kid: str, now: datetime) -> KeyState:
-    """Where a key of the ring stands: `next` is published and does not sign yet, `current` signs, `previous` has signed
-    and is still believed."""
-    key = next((one for one in keys if one.kid == kid), None)
-    if key is None or (key.withdrawn_at is not None and key.withdrawn_at <= now):
-        return "withdrawn"
-    if key.signs_from > now:
-        return "next"
-    newest = max((one for one in keys if one.signs_from <= now), key=lambda one: one.signs_from)
-    return "current" if newest.kid == kid else "previous"
-
-
 class KeyRing:
     """The keys of one moment. Never changed: a reload makes a new one."""
 
@@ -148,7 +139,7 @@ class KeyRing:
 
     def signer(self, now: datetime) -> Signer | None:
         """The newest key that signs already; None when there is none."""
-        ready = [key for key in self._keys if key.signs_from <= now and key.kid in self._signers]
+        ready = [key for key in self._keys if key.may_sign(now) and key.kid in self._signers]
         return self._signers[ready[-1].kid] if ready else None
 
     def verifier(self, kid: str, now: datetime) -> ec.EllipticCurvePublicKey | None:

@@ -132,11 +132,14 @@ class SigningKeys:
         async with self._calls.open(PLATFORM_TENANT_ID, "read signing keys", deadline_s=4.0) as call:
             keys = await credentials.list_signing_keys(await call.tx())
         now = self._clock.now()
-        signers = {key.kid: signer for key in _signing(keys, now) if (signer := await self._signer(key)) is not None}
+        signers = {key.kid: signer for key in keys if (signer := await self._signer(key, now)) is not None}
         self._ring, self._signers, self._watch = KeyRing(keys, signers), signers, watch
         self._loaded_at = self._clock.monotonic()
 
-    async def _signer(self, key: SigningKey) -> Signer | None:
+    async def _signer(self, key: SigningKey, now: datetime) -> Signer | None:
+        """The private part of a key that signs or will; None for one that has signed, or whose private part is lost."""
+        if key.signs_from <= now and not key.may_sign(now):
+            return None
         known = self._signers.get(key.kid)
         if known is not None:
             return known
@@ -170,8 +173,8 @@ class SigningKeys:
 
     async def _due(self, keys: list[SigningKey], now: datetime) -> datetime | None:
         """From when a key that is made now signs; None when none is needed yet."""
-        usable = [key for key in _signing(keys, now) if await self._signer(key) is not None]
-        if not any(key.signs_from <= now for key in usable):
+        usable = [key for key in keys if await self._signer(key, now) is not None]
+        if not any(key.may_sign(now) for key in usable):
             return now - timedelta(seconds=FIRST_SIGNS_BEFORE_S)
         follows = max(key.signs_from for key in usable) + self._rotation
         return max(follows, now + self._lead) if now + self._lead >= follows else None
@@ -200,13 +203,6 @@ class KeyOperations(OperationGroup):
         """The public keys that access tokens are signed with, now or soon (RFC 7517). May be cached for five minutes."""
         call.add_response_header("Cache-Control", f"public, max-age={JWKS_MAX_AGE_S}")
         return JsonWebKeySet(await self._parts.keys.published())
-
-
-def _signing(keys: list[SigningKey], now: datetime) -> list[SigningKey]:
-    """The key that signs and those that will: only their private parts are needed."""
-    ready = [key for key in keys if key.signs_from <= now]
-    current = max(ready, key=lambda key: key.signs_from) if ready else None
-    return [key for key in keys if key is current or key.signs_from > now]
 
 
 def _secret_name(kid: str) -> str:
