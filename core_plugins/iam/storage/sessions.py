@@ -3,6 +3,7 @@
 A session's row is the lock of everything that happens to it: refreshing takes it (`lock_session`), revoking writes it, so
 whichever comes second sees what the first has done.
 """
+# ruff: noqa: S608 - statements are put together from constants of this file; values are placeholders
 
 from __future__ import annotations
 
