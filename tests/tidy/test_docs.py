@@ -1,0 +1,76 @@
+"""What users can meet is documented: hooks, settings, commands and error codes."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+ERRORS = ROOT / "docs" / "reference" / "errors.md"
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    """`make reference` writes them."""
+    from reference import pages
+
+    stale = [str(place.relative_to(ROOT)) for place, text in pages().items() if not place.exists() or place.read_text() != text]
+
+    assert [] == stale
+
+
+def codes(source: str) -> Iterator[str]:
+    """Error codes that a source names: `code="..."`, `default_code = "..."`, the second argument of `Violation(`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            found = [k.value for k in node.keywords if k.arg == "code"]
+            found += node.args[1:2] if name == "Violation" else []
+            yield from (v.value for v in found if isinstance(v, ast.Constant) and isinstance(v.value, str))
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if getattr(target, "id", "") == "default_code" and isinstance(node.value, ast.Constant):
+                yield str(node.value.value)
+
+
+def undocumented(found: set[str], page: str) -> list[str]:
+    """Codes without a section or a row."""
+    return sorted(code for code in found if f"\n## {code}\n" not in page and f"| `{code}` |" not in page)
+
+
+def test_every_error_code_has_a_section() -> None:
+    found = {
+        code
+        for package in ("plugin_api", "host", "core_plugins")
+        for file in (ROOT / package).rglob("*.py")
+        if "settings/" not in str(file)  # codes of settings problems are told in words, on the terminal
+        for code in codes(file.read_text())
+    }
+
+    assert {"not_found", "bad_cursor", "weak_password"} <= found
+    assert [] == undocumented(found, ERRORS.read_text())
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['raise errors.Conflict("x", code="never_heard_of")', 'class A(B):\n    default_code = "never_heard_of"', 'Violation("/a", "never_heard_of", "x")'],
+)
+def test_an_undocumented_code_is_found(source: str) -> None:
+    assert ["never_heard_of"] == undocumented(set(codes(source)), ERRORS.read_text())
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    import re
+
+    dead = []
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            if not (page.parent / target).exists():
+                dead.append(f"{page.relative_to(ROOT)}: {target}")
+
+    assert [] == dead
