@@ -6,12 +6,20 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar, cast, overload
 
 T = TypeVar("T")
 
 LIMIT_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.02
+
+
+@overload
+async def until(condition: Callable[[], Awaitable[T]], what: str, limit_s: float = ...) -> T: ...
+
+
+@overload
+async def until(condition: Callable[[], T], what: str, limit_s: float = ...) -> T: ...
 
 
 async def until(condition: Callable[[], T | Awaitable[T]], what: str, limit_s: float = LIMIT_S) -> T:
