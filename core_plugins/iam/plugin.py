@@ -89,6 +89,11 @@ class IamPlugin:
         await make_first_tenants(wired.parts, wired.registrar.announce)
 
     @hookimpl
+    async def pk_ready(self) -> None:
+        """Tell plugins of new tenants from now on."""
+        self._active().parts.announcer.open()
+
+    @hookimpl
     async def pk_health(self) -> Health:
         """Whether there is a key that signs."""
         try:

@@ -171,11 +171,6 @@ create function tenant_by_slug(wanted text) returns table (tenant_id uuid, statu
   language sql stable security definer set search_path = iam, pg_temp
   as $$ select t.tenant_id, t.status from iam.tenants t where t.slug = wanted and pk.entered() $$;
 
-create function tenant_of_api_key(wanted uuid) returns uuid
-  language sql stable security definer set search_path = iam, pg_temp
-  as $$ select k.tenant_id from iam.api_keys k where k.id = wanted and pk.entered() $$;
-create index api_keys_id on api_keys (id);
-
 create function tenants_to_announce(age_s integer, at_most integer) returns setof uuid
   language sql stable security definer set search_path = iam, pg_temp
   as $$ select t.tenant_id from iam.tenants t
@@ -191,6 +186,5 @@ create function tenants_after(place uuid, at_most integer) returns setof uuid
 -- down
 drop function tenants_after(uuid, integer);
 drop function tenants_to_announce(integer, integer);
-drop function tenant_of_api_key(uuid);
 drop function tenant_by_slug(text);
 drop table chores, signing_keys, signup_invitations, invitations, api_keys, refresh_tokens, sessions, user_roles, roles, users, tenants;

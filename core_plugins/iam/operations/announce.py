@@ -31,6 +31,11 @@ class Announcer:
         self._log = log
         self._waiting: deque[UUID] = deque(maxlen=WAITING_MAX)
         self._wake = asyncio.Event()
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        """Begin to tell: every plugin of the start serves now. Earlier, those that start later would never hear."""
+        self._open.set()
 
     def enqueue(self, tenant_id: UUID) -> None:
         """Tell of this tenant soon; call it after the tenant was committed."""
@@ -39,6 +44,7 @@ class Announcer:
 
     async def run(self) -> None:
         """Background task: tell of new tenants, and look for those that were left."""
+        await self._open.wait()
         while True:
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):

@@ -10,6 +10,7 @@ import pytest
 from core_plugins.iam.operations.first_start import make_first_tenants
 from host.startup import StartFailed
 from plugin_api.ids import PLATFORM_TENANT_ID
+from plugin_api.testing import until
 
 OPERATOR, DEMO = "operator@platform.localhost", "owner@demo.localhost"
 
@@ -76,6 +77,15 @@ async def test_a_password_that_nobody_could_use_stops_the_start(start: Any) -> N
             pass
 
     assert "'short'" not in str(caught.value)
+
+
+async def test_plugins_that_start_later_hear_of_the_first_tenants(running: Any) -> None:
+    async def announced() -> bool:
+        (row,) = await running.fetch(PLATFORM_TENANT_ID, "select announced_at from tenants")
+        return row["announced_at"] is not None
+
+    await until(announced, "the tenant platform is announced")
+    assert running.parts.announcer._open.is_set()
 
 
 async def test_the_reserved_slugs_stay_reserved(running: Any) -> None:
