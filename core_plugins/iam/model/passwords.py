@@ -86,8 +86,8 @@ def find_weakness(password: str, *account_words: str) -> str | None:
     candidates = {plain, bare, plain.translate(_LEET), bare.translate(_LEET)}
     if candidates & _COMMON or _repeats(plain):
         return "it is among the commonest passwords, which are tried first; choose another, such as four random words"
-    squeezed = _WORD_ENDS.sub("", bare)
-    if squeezed in _derived(account_words) or plain in {word.casefold() for word in account_words}:
+    squeezed = {_WORD_ENDS.sub("", plain), _WORD_ENDS.sub("", bare)}
+    if squeezed & _derived(account_words) or plain in {word.casefold() for word in account_words}:
         return "it is made of the account's own name or address; choose one that nobody can derive"
     return None
 
@@ -113,6 +113,6 @@ def _derived(account_words: tuple[str, ...]) -> set[str]:
         lower = word.casefold()
         local, _, domain = lower.partition("@")
         for part in (lower, local, domain, domain.partition(".")[0]):
-            squeezed = _WORD_ENDS.sub("", part)
-            pieces.update({squeezed, squeezed[::-1], squeezed * 2, squeezed * 3})
+            for piece in (_WORD_ENDS.sub("", part), _WORD_ENDS.sub("", _TAIL.sub("", part))):
+                pieces.update({piece, piece[::-1], piece * 2, piece * 3})
     return {piece for piece in pieces if len(piece) >= DERIVED_LENGTH_MIN}

@@ -60,6 +60,11 @@ def test_other_passwords_are_taken(password: str) -> None:
     assert find_weakness(password, *ACCOUNT) is None
 
 
+@pytest.mark.parametrize("password", ["tenant1tenant1", "tenant-2026!!", "tenant1-tenant1", "1tnanet-2026"])
+def test_words_that_end_in_digits_count_with_and_without_them(password: str) -> None:
+    assert find_weakness(password, "x@y.example.com", "tenant1") is not None
+
+
 def test_short_words_of_an_account_forbid_nothing() -> None:
     assert find_weakness("de-bo-de-bo-x9", "bo@de.example.com", "de") is None
 
