@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from host.docs_page import docs_page
-from host.http import Incoming, Outgoing, Page
+from host.http import Outgoing, Page
+from host.incoming import Incoming
 from host.openapi import document
 from plugin_api.errors import Unavailable
 

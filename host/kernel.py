@@ -25,7 +25,7 @@ from plugin_api.ports.host_state import PluginState
 from plugin_api.ports.stamps import Stamps
 
 if TYPE_CHECKING:
-    from host.http import Incoming
+    from host.incoming import Incoming
 
 
 @dataclass(frozen=True)

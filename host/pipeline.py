@@ -99,12 +99,18 @@ class Expiry:
         self._task.cancel()
 
     def stop(self) -> None:
-        """No cancellation from now on."""
+        """No cancellation from now on; one of ours that somebody swallowed is taken back."""
         self._handle.cancel()
+        if self._fired:
+            self._fired = False
+            self._task.uncancel()
 
     def translate(self, error: asyncio.CancelledError) -> BaseException:
         """DeadlinePassed when the cancellation is ours, else the cancellation itself."""
-        if not self._fired or self._task.uncancel() > 0:
+        if not self._fired:
+            return error
+        self._fired = False
+        if self._task.uncancel() > 0:
             return error
         return DeadlinePassed(f"the call was not done within {self._seconds:g} s; try again, or ask for less at once")
 
