@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from aiohttp import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from plugin_api.limits import BODY_BYTES_MAX, HEADER_COUNT_MAX
@@ -281,4 +282,5 @@ def test_the_names_of_aiohttp_that_we_touch_are_there() -> None:
 
     assert touched <= slots | {"_loop", "transport"}
     assert all(hasattr(RequestHandler, name) for name in methods)
+    assert {"_buffer", "total_bytes"} <= set(StreamReader.__slots__)
     assert {"status", "exc", "message"} <= {field.name for field in _ErrInfo.__attrs_attrs__}
