@@ -8,6 +8,7 @@ import shutil
 import signal
 import struct
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 CREATE_LIMIT_S: Final = 120.0
 VERSION_LIMIT_S: Final = 10.0
 READY_LIMIT_S: Final = 1.0
+REAPED_LIMIT_S: Final = 3.0
+"""How long an init may take to collect the exit status of a postmaster whose parent was killed too."""
 SHARED_BUFFERS_MIB: Final = (32, 256)
 """A sixteenth of the machine's memory, within these."""
 _PORT: Final = 5432
@@ -47,6 +50,7 @@ class PostgresServer:
         data = place.folder / _FINAL
         if not data.exists():
             await _create(programs, place)
+        await _forget_dead_postmaster(data)
         found = _read_major(data)
         if found != major:
             raise StartRefused(
@@ -94,6 +98,31 @@ async def _find_major(programs: Path, place: ServerPlace) -> str:
     if output.status != 0 or not words:
         raise StartRefused(f"{programs / 'postgres'} does not run here: {_last_line(output.text) or output.status}")
     return words[-1].split(".")[0]
+
+
+async def _forget_dead_postmaster(data: Path) -> None:
+    """Let a postmaster that is dead but not collected yet be no obstacle: for PostgreSQL such a process still runs.
+
+    Its file goes only when the init does not collect it in time (some in containers never do); whatever it left behind
+    has been ended before a server is prepared.
+    """
+    lock = data / "postmaster.pid"
+    end = time.monotonic() + REAPED_LIMIT_S
+    while _is_dead(lock):
+        if time.monotonic() > end:
+            lock.unlink(missing_ok=True)
+            return
+        await asyncio.sleep(0.05)
+
+
+def _is_dead(lock: Path) -> bool:
+    """Whether the file names a process of which only the exit status is left."""
+    try:
+        pid = int(lock.read_text().split("\n", 1)[0])
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[0]
+    except (OSError, ValueError, IndexError):
+        return False
+    return state in "ZX"
 
 
 def _read_major(data: Path) -> str:

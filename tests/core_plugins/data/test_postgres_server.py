@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -212,3 +213,21 @@ async def test_a_database_follows_when_the_account_changes(folder: DataFolder) -
 def test_shared_buffers_stay_within_their_bounds() -> None:
     lowest, highest = postgres_server.SHARED_BUFFERS_MIB
     assert lowest <= postgres_server._shared_buffers_mib() <= highest
+
+
+async def test_a_dead_postmaster_that_nobody_collects_is_no_obstacle(
+    folder: DataFolder, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For PostgreSQL a process of which only the exit status is left still runs."""
+    monkeypatch.setattr(postgres_server, "REAPED_LIMIT_S", 0.1)
+    async with running(folder, place):
+        pass
+    dead = subprocess.Popen(["true"])  # noqa: ASYNC220 - over at once, and left uncollected on purpose
+    lock = place.folder / "data" / "postmaster.pid"
+    try:
+        lock.write_text(f"{dead.pid}\n{place.folder / 'data'}\n0\n5432\n{place.run}\n\n")
+        await until(lambda: postgres_server._is_dead(lock))
+        async with running(folder, place), session(place) as postgres:
+            assert await postgres.fetchval("select 1") == 1
+    finally:
+        dead.wait()
