@@ -95,6 +95,8 @@ def _entry_points(path: Sequence[str] | None) -> Iterator[tuple[EntryPoint, tupl
     places = {} if path is None else {"path": list(path)}
     for distribution in importlib_metadata.distributions(**places):
         try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue  # most have none of ours, and reading the name of each is half of a start's discovery
             name, version = distribution.name, distribution.version
             entries = list(distribution.entry_points.select(group=GROUP))
         except Exception:  # noqa: BLE001, S112 - whatever is damaged, it is no plugin of ours

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,14 +36,27 @@ class StartFailed(Exception):
     """The kernel cannot start; the text is for the operator: what, why, remedy."""
 
 
+def preload() -> list[Found]:
+    """Discover plugins and import the kernel's own, while the servers are still starting. One that cannot be imported
+    says so when it is loaded for good."""
+    found = discover()
+    for one in found:
+        if one.is_kernel and one.problem is None:
+            with suppress(PluginLoadError):
+                one.load()
+    return found
+
+
 class Startup:
     """The plugins of this process: found, resolved, activated, and stopped in reverse."""
 
-    def __init__(self, kernel: Kernel, only: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    def __init__(
+        self, kernel: Kernel, only: Sequence[str], overrides: Mapping[str, Any], found: Sequence[Found] | None = None
+    ) -> None:
         self._kernel = kernel
         self._only = list(only)
         self._overrides = overrides
-        self._found = discover()
+        self._found = list(discover() if found is None else found)
         self._lifecycle = Lifecycle(kernel, self._migrate)
         self._health: tuple[float, dict[str, Any]] = (0.0, {})
         self.settings: LoadedSettings | None = None

@@ -17,13 +17,14 @@ from typing import Any, Final
 from msgspec import Struct, convert
 
 from host.channel import Channel, ChannelClosed, ChannelFull
+from host.discovery import Found
 from host.http import RestDoor
 from host.kernel import Kernel, Place
 from host.lifeline import end_with_parent
 from host.observe import install, sink
 from host.runtime import cursor_key
 from host.stamps import FileStamps
-from host.startup import StartFailed, Startup
+from host.startup import StartFailed, Startup, preload
 from host.watchdog import Stall, Watchdog
 
 HEARTBEAT_S: Final = 1.0
@@ -67,8 +68,9 @@ class Worker:
             loop.add_signal_handler(number, lambda: None)  # the parent says when; a terminal's Ctrl-C reaches us too
         end = socket.socket(fileno=self._channel_fd)
         self._channel = await Channel.open(end, self._handlers(), self._parent_is_gone)
+        found = preload()
         try:
-            return await self._serve(await self._started)
+            return await self._serve(await self._started, found)
         finally:
             sink.flush()
 
@@ -104,10 +106,10 @@ class Worker:
 
     # ----------------------------------------------------------------------------------- serving
 
-    async def _serve(self, start: WorkerStart) -> int:
+    async def _serve(self, start: WorkerStart, found: list[Found]) -> int:
         kernel = self._kernel = make_kernel(start, lambda text: self._send("announce", text=text))
         overrides = start.overrides if start.demo else {**start.overrides, "iam.demo": False}
-        startup = self._startup = Startup(kernel, start.only, overrides)
+        startup = self._startup = Startup(kernel, start.only, overrides, found)
         watchdog = Watchdog(STALL_NAMED_AFTER_S, startup.folders(), self._on_stall)
         beat = asyncio.create_task(self._heartbeat(watchdog), name="heartbeat")
         try:
