@@ -12,15 +12,17 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import importlib_metadata
 from msgspec import Struct
-from packaging.requirements import InvalidRequirement, Requirement
 
 from host.datafolder import DISK_FREE_BYTES_MIN
 from host.discovery import OWN_DISTRIBUTION
 from host.settings import HostSettings
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 PYTHON_MIN: Final = (3, 11)
 OWN_PACKAGES: Final = ("host", "plugin_api", "core_plugins")
@@ -105,6 +107,8 @@ def check_extra(extra: str) -> Iterator[Check]:
 
 
 def _requirements(extra: str) -> Iterator[Requirement]:
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415 - no worker needs it
+
     try:
         declared = importlib_metadata.requires(OWN_DISTRIBUTION) or []
     except importlib_metadata.PackageNotFoundError:
