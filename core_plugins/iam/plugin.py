@@ -10,6 +10,7 @@ from core_plugins.iam.operations import IamOperations
 from core_plugins.iam.operations.announce import Announcer
 from core_plugins.iam.operations.api_keys import ApiKeyIdentifier
 from core_plugins.iam.operations.authorize import Access
+from core_plugins.iam.operations.demo import fill_demo, find_tenant
 from core_plugins.iam.operations.first_start import make_first_tenants
 from core_plugins.iam.operations.housekeeping import Housekeeping
 from core_plugins.iam.operations.identify import Identities
@@ -23,7 +24,7 @@ from plugin_api.contracts.auth_provider import AUTH_PROVIDERS
 from plugin_api.contracts.iam import PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN
 from plugin_api.errors import InvalidRequest, KernelError, Violation
 from plugin_api.hooks import Health
-from plugin_api.pipeline import PipelineSlots
+from plugin_api.pipeline import PipelineSlots, Tenant
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,16 @@ class IamPlugin:
         except KernelError as error:
             return Health(ok=False, detail=error.detail)
         return Health(ok=True)
+
+    @hookimpl
+    async def pk_find_tenant(self, slug: str) -> Tenant | None:
+        """Tell which tenant has this slug."""
+        return await find_tenant(self._active().parts, slug)
+
+    @hookimpl
+    async def pk_demo(self, tenant: Tenant) -> list[str]:
+        """Fill the demo tenant with roles and people."""
+        return await fill_demo(self._active().parts, tenant)
 
     @hookimpl
     async def pk_drain(self) -> None:
