@@ -6,7 +6,7 @@ must come back empty; with any one layer removed it must not.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(open_notes: Callable[..., Awaitable[Any]], tmp_path: Path) -> Scene:
+async def scene(open_notes: Callable[..., Awaitable[Any]], tmp_path: Path) -> AsyncIterator[Scene]:
     """Alice and Bob with a note each; Bob's context was overheard, on the very connection that Alice will use."""
     opened = await open_notes(pool_size=1)
     await opened.administrator(f'set role "{await owner_of(opened)}"; set search_path = {SCHEMA}, pk; {up(WITH_VIEW)}')
@@ -65,7 +65,9 @@ async def scene(open_notes: Callable[..., Awaitable[Any]], tmp_path: Path) -> Sc
     context = (await tx.fetch("select current_setting('pk.ctx') as it"))[0]["it"]
     await tx.rollback()
     await opened.administrator(f"analyze {TABLE}")
-    return Scene(opened, alice, bob, bobs_note, context)
+    yield Scene(opened, alice, bob, bobs_note, context)
+    # Roles belong to the whole cluster, and outlive this test's database.
+    await opened.administrator(f"alter role {SCHEMA} nobypassrls; revoke {OTHER} from {SCHEMA}")
 
 
 async def owner_of(opened: Any) -> str:
@@ -156,7 +158,12 @@ async def catalog_faults(scene: Scene) -> list[str]:
            union all select rolname || ': may bypass row security' from pg_roles
             where (rolbypassrls or rolsuper) and rolname <> 'kernel' and rolname !~ '^pg_'
            union all select m.rolname || ': is a member of more than the log-in needs' from pg_auth_members a
-             join pg_roles m on m.oid = a.member where m.rolname like 'x\\_%'"""
+             join pg_roles m on m.oid = a.member where m.rolname like 'x\\_%'
+           union all select c.relname || ': belongs to the plugin itself' from pg_class c
+             join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname like 'x\\_%' and pg_get_userbyid(c.relowner) = n.nspname
+           union all select rolname || ': may make temporary tables' from pg_roles
+            where rolname like 'x\\_%' and has_database_privilege(rolname, current_database(), 'TEMP')"""
     )
     return [str(row["fault"]) for row in rows]
 
