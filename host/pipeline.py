@@ -186,21 +186,22 @@ def compose(registered: RegisteredOperation, table: Table) -> Run:
 
 
 class Checks:
-    """Permission checks by full name, made once each; denies everything while nobody fills `authorize`."""
+    """Permission checks by full name, made once each when the table is built; denies everything while nobody fills
+    `authorize`, and always what nobody registered.
+
+    All are made before the table is in place, those that no operation names too: whoever fills `authorize` learns of a new
+    permission before anybody can be asked for it, and of names that exist only in a question never.
+    """
 
     def __init__(self, table: Table) -> None:
-        self._authorizer = table.slots.authorize
-        self._known = table.permissions
-        self._made: dict[str, Callable[[Identity], bool]] = {}
+        authorizer = table.slots.authorize
+        asked = {o.bound.permission for g in table.generations.values() for o in g.operations if o.bound.permission}
+        names = sorted(asked | table.permissions.keys())
+        self._made = {name: authorizer.check(name) for name in names} if authorizer else {}
 
     def of(self, permission: str) -> Callable[[Identity], bool]:
         """The check of one permission."""
-        check = self._made.get(permission)
-        if check is None:
-            check = self._authorizer.check(permission) if self._authorizer else _deny
-            if permission in self._known:
-                self._made[permission] = check
-        return check
+        return self._made.get(permission, _deny)
 
     def allows(self, identity: Identity, permission: str) -> bool:
         """Whether this identity holds a permission."""

@@ -238,7 +238,9 @@ async def iam(make_database: Callable[[], Awaitable[str]], tmp_path: Path) -> As
         if provided is None:
             return []
         schema = generation.names.schema
-        return await migrate(cast("Any", provided.implementation), generation.plugin_id, schema, found.folder / "migrations")
+        return await migrate(
+            cast("Any", provided.implementation), generation.plugin_id, schema, found.folder / "migrations"
+        )
 
     lifecycle = Lifecycle(kernel, run_migrations)
     clock = FakeClock(datetime.now(UTC))

@@ -6,7 +6,16 @@ import asyncio
 
 import pytest
 
-from plugin_api.contracts.iam import BUILT_IN_ROLES, NewInvitation, NewRole, RoleList, RolePatch, RoleRef, UserPatch, UserRef
+from plugin_api.contracts.iam import (
+    BUILT_IN_ROLES,
+    NewInvitation,
+    NewRole,
+    RoleList,
+    RolePatch,
+    RoleRef,
+    UserPatch,
+    UserRef,
+)
 from plugin_api.errors import Conflict, InvalidRequest, NotAllowed, NotFound, PreconditionFailed
 from plugin_api.ids import PLATFORM_TENANT_ID, uuid7
 
@@ -17,7 +26,9 @@ async def roles_of(tenant) -> dict:
 
 
 async def test_a_role_is_made_changed_and_removed(tenant):
-    made = await tenant.owner("create_role", NewRole("support", ["iam.user.read", "iam.user.read", "not.installed.yet"]))
+    made = await tenant.owner(
+        "create_role", NewRole("support", ["iam.user.read", "iam.user.read", "not.installed.yet"])
+    )
     assert made.permissions == ["iam.user.read", "not.installed.yet"]
     assert not made.built_in
 
