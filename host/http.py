@@ -186,7 +186,7 @@ class RestDoor:
         if registered.answer_type is None:
             return Outgoing(registered.status, headers=headers)
         version = getattr(answer, "version", None)
-        if version is not None and (identifier := getattr(answer, "id", None)) is not None:
+        if isinstance(version, int) and (identifier := getattr(answer, "id", None)) is not None:
             headers += (("ETag", f'"{version}"'),)
             if registered.status == 201:
                 headers += (("Location", f"{incoming.path.rstrip('/')}/{identifier}"),)

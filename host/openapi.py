@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from host import openapi_problems
-from host.openapi_components import Components, answer_fields, parameter, rename
+from host.openapi_components import Components, is_entity, parameter, rename
 from host.openapi_problems import ANY_PROBLEM, HEADERS, PROBLEM, VIOLATION, Node, header
 from host.request_plan import RequestPlan
 from plugin_api.pipeline import BoundOperation
@@ -149,7 +149,7 @@ class _Draft:
         self._body = components.body(self._plan) if takes_body else None
         has_answer = operation.answer_type is not None
         self._answer = components.answer(operation.answer_type) if has_answer else None
-        self._entity = {"id", "version"} <= answer_fields(operation.answer_type) if has_answer else False
+        self._entity = is_entity(operation.answer_type) if has_answer else False
 
     def finished(self, renamed: set[str]) -> Node:
         """The operation object."""
@@ -211,9 +211,11 @@ class _Draft:
 
     def _problem_statuses(self) -> set[int]:
         bound = self._bound
-        statuses = {400, 406, 422, 429, 500, 503, 504}
+        statuses = {400, 406, 422, 429, 431, 500, 503, 504}
+        # Public operations that change something are log-ins and their like: they refuse what they are shown.
+        statuses |= {401, 403} if bound.spec.public and bound.method != "GET" else set()
         statuses |= set() if bound.spec.public else {401, 403}
-        statuses |= {404} if bound.spec.placeholders else set()
+        statuses |= {404} if bound.spec.placeholders or bound.method != "GET" else set()
         statuses |= {409} if bound.method in _KEYED else set()
         statuses |= {412} if bound.method in ("PATCH", "DELETE") else set()
         statuses |= {428} if bound.method == "PATCH" else set()

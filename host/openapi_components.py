@@ -141,12 +141,15 @@ def _renamed(reference: Any, renamed: set[str]) -> Any:
     return reference
 
 
-def answer_fields(answer_type: Any) -> frozenset[str]:
-    """The field names of an answer that is one Struct; empty otherwise."""
+def is_entity(answer_type: Any) -> bool:
+    """Whether an answer is one Struct with `id` and a whole number `version`, which make its `ETag` and `Location`."""
     kind = inspected(answer_type)
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
-    return frozenset(field.name for field in kind.fields) if isinstance(kind, inspect.StructType) else frozenset()
+    if not isinstance(kind, inspect.StructType):
+        return False
+    types = {field.name: field.type for field in kind.fields}
+    return "id" in types and isinstance(types.get("version"), inspect.IntType)
 
 
 Part = Literal["path", "query"]

@@ -131,7 +131,8 @@ class Parent:
         self._totals = Totals()
         self._started = False
         self._reloading: asyncio.Task[None] | None = None
-        self._had_terminal = _has_terminal()
+        # Under `nohup` the end of the terminal is to be survived.
+        self._had_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._listeners: list[Listener] = []
 
     async def run(self) -> int:

@@ -210,6 +210,17 @@ class StoreUnavailable(Unavailable):
     """A kernel store (PostgreSQL, Valkey) is away: counts for no breaker, or an outage of 2 s would cost 30."""
 
 
+class CommitUnknown(StoreUnavailable):
+    """The database went away during the commit: it may or may not have happened. Read again before repeating.
+
+    On the wire it is `unavailable` like every outage, with one entry `commit_unknown` among its `errors`.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.violations = (Violation("", "commit_unknown", detail),)
+
+
 class DeadlinePassed(KernelError):
     """The call ran out of its time; its transaction was rolled back."""
 

@@ -57,7 +57,7 @@ class Transaction(Tx, Protocol):
     """A `Tx` with its end; in the hands of the host only."""
 
     async def commit(self) -> None:
-        """Make it durable. After an error here it is unknown whether it did: StoreUnavailable, code `commit_unknown`."""
+        """Make it durable. CommitUnknown when the connection broke meanwhile: it may or may not have happened."""
         ...
 
     async def rollback(self) -> None:

@@ -107,7 +107,8 @@ class Writers:
         else:
             self._check_refusal(answer)
             await asyncio.sleep(0.02)
-        return None if answer.code == "commit_unknown" else answer
+        unknown = any(error["code"] == "commit_unknown" for error in answer.json.get("errors", ())) if answer.json else False
+        return None if unknown else answer
 
     def _check_refusal(self, answer: Answer) -> None:
         if answer.status == 503 and not answer.headers.get("Retry-After"):

@@ -35,14 +35,14 @@ from core_plugins.data.drivers.asyncpg_errors import (
 from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
-from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, StoreUnavailable
+from plugin_api.errors import CommitUnknown, DeadlinePassed, KernelBug, KernelError, StoreUnavailable
 from plugin_api.events import Event
 from plugin_api.limits import EVENTS_PER_TRANSACTION_MAX
 from plugin_api.ports.database import Row, Transaction, Tx
 
 TEXTS_PER_GENERATION_MAX: Final = 5_000
 COMMIT_SPARE_S: Final = 1.0
-"""How much longer than its deadline a commit that has been sent may take before it is given up as `commit_unknown`."""
+"""How much longer than its deadline a commit that has been sent may take before it is given up as `CommitUnknown`."""
 ROLLBACK_S_MAX: Final = 1.0
 PING_S_MAX: Final = 1.0
 
@@ -311,6 +311,4 @@ def _commit_failed(error: BaseException) -> BaseException:
         return error
     if isinstance(error, asyncpg.PostgresError) and not is_away(error):
         return mapped(error)
-    return StoreUnavailable(
-        "the database went away during the commit: it may or may not have happened", code="commit_unknown"
-    )
+    return CommitUnknown("the database went away during the commit: it may or may not have happened")
