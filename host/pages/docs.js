@@ -277,7 +277,7 @@
     const { operation, parameters } = entry;
     const body = operation.requestBody ? resolve(operation.requestBody) : null;
     return h("div", { class: "inside" },
-      h("div", { class: "prose" }, prose(operation.description)),
+      h("div", { class: "prose" }, operation.summary ? h("p", null, h("strong", null, words(operation.summary), ".")) : null, prose(operation.description)),
       parameters.length ? part("Parameters", h("ul", { class: "fields" }, parameters.map((p) => fieldItem(p.name, { ...p.schema, ...(p.description ? { description: p.description } : {}) }, { required: p.required, forRequest: true, place: p.in })))) : null,
       body ? bodyPart(body) : null,
       part("Answers", answers(operation)),
@@ -502,12 +502,18 @@
     return h("section", { class: "group", "aria-label": "Schemas" }, h("header", null, h("h2", null, "Schemas")), cards);
   }
 
+  /** `iam.create_user` is "Create user" in the index, where a whole summary would not fit. */
+  function shortName(entry) {
+    const name = entry.id.split(".").at(-1).replaceAll("_", " ");
+    return name.charAt(0).toUpperCase() + name.slice(1);
+  }
+
   function showIndex() {
     const groups = tags().map((tag) => {
       const links = state.operations.filter((entry) => entry.tag === tag).map((entry) => {
-        entry.link = h("a", { href: `#${encodeURIComponent(entry.id)}` },
+        entry.link = h("a", { href: `#${encodeURIComponent(entry.id)}`, title: entry.operation.summary },
           h("span", { class: "method", data: { method: entry.method } }, entry.method === "delete" ? "DEL" : entry.method.toUpperCase()),
-          h("span", null, words(entry.operation.summary ?? entry.path)));
+          h("span", null, shortName(entry)));
         return (entry.row = h("li", null, entry.link));
       });
       return h("details", { class: "index-group", open: true }, h("summary", null, tag, h("span", { class: "tally" }, String(links.length))), h("ul", null, links));
