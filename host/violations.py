@@ -79,8 +79,8 @@ class Checker:
         self._hidden = frozenset(hidden)
         self._definitions = dict(definitions)
         self._formats = dict(formats)
-        self._compiled: dict[int, tuple[Schema, jsonschema_rs.Draft202012Validator]] = {}
-        self.is_valid: Callable[[Any], bool] = self._validator(schema).is_valid
+        self._compiled: dict[tuple[str, int], tuple[object, jsonschema_rs.Draft202012Validator]] = {}
+        self.is_valid: Callable[[Any], bool] = self._validator("", schema).is_valid
 
     def violations(self, value: Any) -> list[Violation]:
         """Everything wrong with the value, up to VIOLATIONS_MAX; when there is more, the last one says so."""
@@ -100,13 +100,18 @@ class Checker:
             node = _child(node, part)
         return bool(self._resolved(node).get("writeOnly"))
 
-    def _validator(self, schema: Schema) -> jsonschema_rs.Draft202012Validator:
-        # The schema is kept beside its validator: an id is only unique among the living.
-        known = self._compiled.get(id(schema))
+    def _validator(self, keyword: str, part: Any) -> jsonschema_rs.Draft202012Validator:
+        """The validator of a whole schema (no keyword), or of one keyword of a schema and its value.
+
+        `part` is an object of our schema itself, never a copy: one validator is kept for each, and no more.
+        """
+        key = (keyword, id(part))
+        known = self._compiled.get(key)
         if known is None:
-            whole = {**schema, "$defs": self._definitions}
+            whole = {**({keyword: part} if keyword else part), "$defs": self._definitions}
             validator = jsonschema_rs.Draft202012Validator(whole, formats=self._formats, validate_formats=True)
-            known = self._compiled[id(schema)] = (schema, validator)
+            # The part is kept beside its validator: an id is only unique among the living.
+            known = self._compiled[key] = (part, validator)
         return known[1]
 
     def _resolved(self, schema: Schema) -> Schema:
@@ -117,7 +122,10 @@ class Checker:
         return schema
 
     def _holds(self, schema: Schema | bool, value: Any) -> bool:
-        return schema if isinstance(schema, bool) else self._validator(schema).is_valid(value)
+        return schema if isinstance(schema, bool) else self._validator("", schema).is_valid(value)
+
+    def _breaks(self, node: Schema, keyword: str, value: Any) -> bool:
+        return keyword in node and not self._validator(keyword, node[keyword]).is_valid(value)
 
     # ------------------------------------------------------------------------------------ going down
 
@@ -224,13 +232,13 @@ class Checker:
             schema = first[index] if index < len(first) else rest
             if isinstance(schema, dict):
                 yield from self._inside(schema, entry, f"{pointer}/{index}", secret=secret)
-        if node.get("uniqueItems") and not self._holds({"uniqueItems": True}, value):
+        if self._breaks(node, "uniqueItems", value):
             yield Violation(pointer, "duplicate_item", "expected entries that differ; some are equal")
 
     def _of_leaf(self, node: Schema, value: Any, pointer: str, *, secret: bool) -> Iterator[Violation]:
-        for name, entry in node.items():
+        for name in node:
             # An empty text breaks its pattern too, but that is no news.
-            if name in _CODES and not (name == "pattern" and value == "") and not self._holds({name: entry}, value):
+            if name in _CODES and not (name == "pattern" and value == "") and self._breaks(node, name, value):
                 yield Violation(pointer, _CODES[name], _told(self._expected(node, name), value, secret=secret))
 
     # ---------------------------------------------------------------------------------------- words

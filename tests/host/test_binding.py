@@ -20,6 +20,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from host.binding import compile_binding
 from host.formats import FORMATS
 from host.request_plan import request_plan
+from host.violations import Checker
 from host.wire_schema import SchemaError
 from plugin_api.contracts.iam import AcceptInvitation, Check, NewApiKey, NewUser, SignUp, UserPatch
 from plugin_api.errors import InvalidRequest, KernelError, Unreadable, Violation
@@ -318,6 +319,19 @@ def test_hostile_bodies_are_described_up_to_a_bound() -> None:
 
     assert many[""].code == strange[""].code == "more"
     assert len(strange) == VIOLATIONS_MAX
+
+
+def test_refusing_again_and_again_keeps_nothing() -> None:
+    plan = request_plan(Everything, (), takes_body=True)
+    checker = Checker(plan.schema, plan.definitions, FORMATS)
+    sizes = []
+    for _ in range(3):
+        for name in GOOD:
+            for value in ODD:
+                checker.violations({**GOOD, name: value})
+        sizes.append(len(checker._compiled))
+
+    assert sizes[0] == sizes[2]
 
 
 def test_a_rule_of_the_type_itself_is_a_violation() -> None:
