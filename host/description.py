@@ -41,7 +41,9 @@ class Description:
         """The OpenAPI 3.1 document of the current table."""
         table = self._kernel.table
         if table.version != self._table_version:
-            self._document = document([o.registered for o in table.operations], title="Platform-Kernel", version=kernel_version())
+            self._document = document(
+                [o.registered for o in table.operations], title="Platform-Kernel", version=kernel_version()
+            )
             self._encoded = msgspec.json.encode(self._document)
             self._table_version = table.version
         return self._document
@@ -74,6 +76,10 @@ def host_pages(kernel: Kernel) -> dict[str, Page]:
 
 
 SECURE_PAGE: Final = (
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
     ("Referrer-Policy", "no-referrer"),
 )

@@ -72,7 +72,7 @@ class HookTable:
                     result = await result
         except TimeoutError as error:
             raise HookFailed(plugin_id, hook, f"did not end within {deadline_s:g} s") from error
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises stops that plugin alone
+        except (Exception, SystemExit) as error:
             raise HookFailed(plugin_id, hook, f"raised {type(error).__name__}: {error}") from error
         return result
 

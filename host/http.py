@@ -72,7 +72,11 @@ _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 def encoded(outgoing: Outgoing, request_id: str, *, keep_alive: bool, head: bool) -> bytes:
     """The whole answer as bytes."""
     status, body = outgoing.status, outgoing.body
-    about = "" if status == HTTPStatus.NO_CONTENT else f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(body)}\r\n"
+    about = (
+        ""
+        if status == HTTPStatus.NO_CONTENT
+        else f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(body)}\r\n"
+    )
     text = (
         f"HTTP/1.1 {status} {_PHRASES[status]}\r\nDate: {_dates.text()}\r\n{about}X-Request-Id: {request_id}\r\n"
         f"X-Content-Type-Options: nosniff\r\n{_lines(outgoing.headers) if outgoing.headers else ''}"
@@ -213,7 +217,9 @@ class RestDoor:
             limits = f"{HEADER_LINE_BYTES_MAX} bytes a line, {HEADER_COUNT_MAX} header fields"
             known = HeadersTooLarge(f"the request line or a header field is too large; at most {limits}")
         else:
-            known = Unreadable(f"the bytes are no valid HTTP/1.1 request: {type(error).__name__}", code="malformed_request")
+            known = Unreadable(
+                f"the bytes are no valid HTTP/1.1 request: {type(error).__name__}", code="malformed_request"
+            )
         incoming.request_id = new_request_id()
         outgoing = self._problem(known, incoming.path, incoming.request_id)
         return self._write(incoming, outgoing, keep_alive=False)

@@ -230,4 +230,6 @@ def _trace(value: str) -> Trace | None:
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {limit} bytes, the most that this operation takes; send less at once")
+    return PayloadTooLarge(
+        f"the body is larger than {limit} bytes, the most that this operation takes; send less at once"
+    )

@@ -116,7 +116,9 @@ class Kernel:
         identifier = self.table.slots.identify
         identity = await identifier.identify(credentials) if identifier else None
         if identity is None:
-            raise NotAuthenticated("credentials are missing; send Authorization: Bearer with an access token or an API key")
+            raise NotAuthenticated(
+                "credentials are missing; send Authorization: Bearer with an access token or an API key"
+            )
         return identity
 
     # -------------------------------------------------------------------------------------- log
@@ -206,9 +208,7 @@ class KernelTenantHooks:
         failures: list[HookFailed] = []
         for generation in self._kernel.table.generations.values():
             try:
-                await self._kernel.hooks.call(
-                    generation.key, generation.plugin_id, hook, HOOK_DEADLINE_S, **arguments
-                )
+                await self._kernel.hooks.call(generation.key, generation.plugin_id, hook, HOOK_DEADLINE_S, **arguments)
             except HookFailed as failure:
                 self._kernel.log.error("a tenant hook failed", hook=hook, plugin=generation.plugin_id, why=str(failure))
                 failures.append(failure)

@@ -133,14 +133,12 @@ class Lifecycle:
         except (KernelError, pluggy.PluginValidationError, ValueError, HookFailed) as error:
             text = error.detail if isinstance(error, KernelError) else str(error)
             raise ActivationFailed(generation.plugin_id, phase, text) from error
-        except Exception as error:  # noqa: BLE001 - one plugin's fault stops that plugin alone
+        except Exception as error:
             raise ActivationFailed(generation.plugin_id, phase, f"{type(error).__name__}: {error}") from error
 
     async def _hook(self, generation: Generation, phase: str, hook: str, deadline_s: float, **arguments: Any) -> Any:
         try:
-            return await self._kernel.hooks.call(
-                generation.key, generation.plugin_id, hook, deadline_s, **arguments
-            )
+            return await self._kernel.hooks.call(generation.key, generation.plugin_id, hook, deadline_s, **arguments)
         except HookFailed as failure:
             cause = failure.__cause__
             text = cause.detail if isinstance(cause, KernelError) else str(failure)
@@ -188,13 +186,17 @@ class Lifecycle:
 
 def failed_state(manifest: Manifest, number: int, reason: str, state: str = "failed") -> PluginState:
     """A plugin in trouble, as operators see it."""
-    return PluginState(manifest.id, manifest.version, state, number, reason, 0, tuple(manifest.provides), tuple(manifest.requires))
+    return PluginState(
+        manifest.id, manifest.version, state, number, reason, 0, tuple(manifest.provides), tuple(manifest.requires)
+    )
 
 
 def _check_provided(generation: Generation) -> None:
     lacking = {capability_of(entry) for entry in generation.manifest.provides} - set(generation.services)
     if lacking:
-        raise ManifestError(f"{generation.plugin_id}: `provides` names {', '.join(sorted(lacking))}, which nothing registered")
+        raise ManifestError(
+            f"{generation.plugin_id}: `provides` names {', '.join(sorted(lacking))}, which nothing registered"
+        )
 
 
 class StagedSlots:

@@ -98,7 +98,9 @@ class LogSink:
         encoded = self._encoder.encode(document)
         if len(encoded) <= LINE_BYTES_MAX:
             return encoded
-        short = {name: value if len(str(value)) < 1000 else f"{str(value)[:1000]}..." for name, value in document.items()}
+        short = {
+            name: value if len(str(value)) < 1000 else f"{str(value)[:1000]}..." for name, value in document.items()
+        }
         return self._encoder.encode({**short, "shortened": True})
 
     def request(self, context: LogContext, route: str, status: int, seconds: float) -> None:
@@ -292,8 +294,10 @@ class Metrics:
     def families(self) -> list[dict[str, Any]]:
         """All of it as `{name, type, help, samples: [{name, labels, value}]}`."""
         found = [self._request_total(), self._request_seconds()]
-        found += [_family(c.name, "counter", c.help, [(c.name, _zip(c.labels, k), v) for k, v in c.series.items()])
-                  for c in self._counters.values()]
+        found += [
+            _family(c.name, "counter", c.help, [(c.name, _zip(c.labels, k), v) for k, v in c.series.items()])
+            for c in self._counters.values()
+        ]
         found += [_family(name, "gauge", text, [(name, {}, read())]) for name, (text, read) in self._gauges.items()]
         return found
 

@@ -214,7 +214,9 @@ def _deny(identity: Identity) -> bool:
 
 def refuse(permission: str, call_or_actor: object) -> NotAllowed:
     """The error of a missing permission; it names the permission."""
-    return NotAllowed(f"this needs the permission {permission}, which {call_or_actor} does not hold; ask an administrator")
+    return NotAllowed(
+        f"this needs the permission {permission}, which {call_or_actor} does not hold; ask an administrator"
+    )
 
 
 def compile_invoke(

@@ -39,7 +39,9 @@ def body(error: KernelError, instance: str, request_id: str) -> bytes:
     try:
         return _encoder.encode(problem)
     except UnicodeEncodeError:
-        clean = {k: v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for k, v in problem.items()}
+        clean = {
+            k: v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for k, v in problem.items()
+        }
         return _encoder.encode(clean)
 
 

@@ -107,7 +107,9 @@ class HostRegistrar:
             raise ManifestError(f"{where}: `request` is annotated with {request_type!r}, which is no Struct")
         lacking = set(spec.placeholders) - set(request_type.__struct_fields__)
         if lacking:
-            raise ManifestError(f"{where}: {request_type.__name__} has no field {', '.join(sorted(lacking))} for the path")
+            raise ManifestError(
+                f"{where}: {request_type.__name__} has no field {', '.join(sorted(lacking))} for the path"
+            )
         if "return" not in hints:
             raise ManifestError(f"{where}: say what it answers: `-> SomeStruct` or `-> None`")
         answer_type = hints["return"]
@@ -158,4 +160,3 @@ def _marked(owner: object, attribute: str) -> list[tuple[str, Callable[..., Any]
         if spec is not None:
             found.append((name, getattr(owner, name), spec))
     return found
-

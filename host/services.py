@@ -82,7 +82,9 @@ class PluginServices:
     def get(self, key: ServiceKey[T]) -> T:
         """A proxy to whatever provides `key`."""
         if key.name not in self._visible:
-            raise KernelBug(f"{self._plugin_id} uses the capability {key.name} without listing it in `requires` or `after`")
+            raise KernelBug(
+                f"{self._plugin_id} uses the capability {key.name} without listing it in `requires` or `after`"
+            )
         return cast("T", self._kernel.proxy(key.name))
 
     def find(self, key: ServiceKey[T]) -> T | None:

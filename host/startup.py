@@ -84,7 +84,9 @@ class Startup:
             await self._ready(generation)
 
     def _resolve(self) -> Resolution:
-        host = read({"host": HostSettings}, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION)
+        host = read(
+            {"host": HostSettings}, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION
+        )
         if host.problems:
             raise StartFailed(_with_violations(SettingsInvalid(host.problems)))
         try:
@@ -173,9 +175,7 @@ class Startup:
 
     async def _health_of(self, generation: Generation) -> Health:
         try:
-            health = await self._kernel.hooks.call(
-                generation.key, generation.plugin_id, "pk_health", HEALTH_DEADLINE_S
-            )
+            health = await self._kernel.hooks.call(generation.key, generation.plugin_id, "pk_health", HEALTH_DEADLINE_S)
         except Exception as error:  # noqa: BLE001 - a plugin that cannot say how it is, is not well
             return Health(False, str(error))
         return health if isinstance(health, Health) else Health(True)

@@ -83,9 +83,7 @@ def _compile(
     )
 
 
-def _inner(
-    kernel: Kernel, generations: Iterable[Generation], draft: Table
-) -> dict[tuple[str, str], InnerOperation]:
+def _inner(kernel: Kernel, generations: Iterable[Generation], draft: Table) -> dict[tuple[str, str], InnerOperation]:
     found: dict[tuple[str, str], InnerOperation] = {}
     for generation in generations:
         capabilities = [capability_of(provided) for provided in generation.manifest.provides]

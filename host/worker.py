@@ -152,7 +152,11 @@ class Worker:
             self._send("heartbeat")
 
     def _on_stall(self, stall: Stall) -> None:
-        sink.line("warning", "the event loop has stalled", {"seconds": stall.seconds, "plugin": stall.plugin_id, "frame": stall.frame})
+        sink.line(
+            "warning",
+            "the event loop has stalled",
+            {"seconds": stall.seconds, "plugin": stall.plugin_id, "frame": stall.frame},
+        )
         if self._channel is not None:
             self._channel.send_from_thread("stalled", plugin=stall.plugin_id, frame=stall.frame)
 

@@ -53,7 +53,7 @@ os.register_at_fork(after_in_child=_pool.clear)
 
 def _next_tick(now_ms: int) -> tuple[int, int]:
     """The (millisecond, counter) after the last one; the clock going back never makes an older id."""
-    global _last_ms, _counter
+    global _last_ms, _counter  # noqa: PLW0603 - one tick for the whole process is the point
     with _lock:
         if now_ms > _last_ms:
             # Half of the counter's room is left for ids of the same millisecond.

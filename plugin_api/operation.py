@@ -80,7 +80,17 @@ def operation(
     if operator and not permission:
         raise ValueError(f"{route}: operator=True needs a permission to put `platform.` before")
     spec = OperationSpec(
-        method, path, placeholders, permission, public, operator, idempotency, status, transaction, deadline_s, deprecated
+        method,
+        path,
+        placeholders,
+        permission,
+        public,
+        operator,
+        idempotency,
+        status,
+        transaction,
+        deadline_s,
+        deprecated,
     )
     return _mark(OPERATION_ATTRIBUTE, spec)
 

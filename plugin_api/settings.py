@@ -47,7 +47,9 @@ class Secret(Generic[T]):
 
 
 def setting(description: str, *, environment: Sequence[str] = ()) -> Meta:
-    """Describe a setting: `rate: Annotated[int, Meta(ge=1), setting("Requests per second.")] = 2000`.
+    """Describe a setting beside its type.
+
+    `rate: Annotated[int, Meta(ge=1), setting("Requests per second.")] = 2000`
 
     `environment` lists further environment variables that set it (`PK_OPERATOR_PASSWORD`, `GRPC_CALL_TIMEOUT_MS`).
     """

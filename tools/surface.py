@@ -35,7 +35,9 @@ def lost(before: Sequence[str], after: Sequence[str]) -> list[str]:
 def _modules() -> Iterator[ModuleType]:
     yield plugin_api
     for found in pkgutil.walk_packages(plugin_api.__path__, "plugin_api."):
-        if not any(part.startswith("_") for part in found.name.split(".")) and not found.name.startswith("plugin_api.testing"):
+        if not any(part.startswith("_") for part in found.name.split(".")) and not found.name.startswith(
+            "plugin_api.testing"
+        ):
             yield importlib.import_module(found.name)
 
 

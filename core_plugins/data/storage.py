@@ -93,7 +93,8 @@ end $$;
 """Takes from everybody what no plugin's statement needs."""
 
 SET_PASSWORD: Final = (
-    "do $$ begin execute format('alter role pk_app password %L', current_setting('pk.password')); end $$"
+    # The statement holds no password.
+    "do $$ begin execute format('alter role pk_app password %L', current_setting('pk.password')); end $$"  # noqa: S105
 )
 
 PREPARE: Final = """

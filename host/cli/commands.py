@@ -39,28 +39,40 @@ Url = Annotated[
     str | None,
     typer.Option("--url", metavar="URL", help="A remote kernel instead; PK_API_KEY is sent as Bearer."),
 ]
-Plugin = Annotated[str | None, typer.Argument(metavar="[PLUGIN]", help="`money` stands for `kernel.money`; none for all.")]
+Plugin = Annotated[
+    str | None, typer.Argument(metavar="[PLUGIN]", help="`money` stands for `kernel.money`; none for all.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
 
 
 @app.command(rich_help_panel=START)
 def up(
     data_dir: DataDir = DATA_DIR,
-    http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of REST [8080]; 0 for any free one.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of gRPC [50051]; 0 for any free one.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of REST [8080]; 0 for any free one.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of gRPC [50051]; 0 for any free one.")
+    ] = None,
     management_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of health and metrics, on loopback [9000]; 0 for any free one.")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of health and metrics, on loopback [9000]; 0 for any free one."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that serve requests [1].")] = None,
-    only: Annotated[str | None, typer.Option(metavar="A,B", help="Plugins to start, with what they require: iam,data")] = None,
-    profile: Annotated[str | None, typer.Option(metavar="embedded|server", help="Whose stores to use [embedded].")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Plugins to start, with what they require: iam,data")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="embedded|server", help="Whose stores to use [embedded].")
+    ] = None,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Leave the demo tenant out of the first start.")] = False,
     no_envoy: Annotated[bool, typer.Option("--no-envoy", help="Do not start Envoy as the edge.")] = False,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Any other setting; may stand often.")
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Any other setting; may stand often."),
     ] = None,
 ) -> None:
-    """Start a kernel and serve until Ctrl-C or SIGTERM.
+    r"""Start a kernel and serve until Ctrl-C or SIGTERM.
 
     \b
     The first start makes the database, the tenants `platform` and `demo`, and prints their passwords once, unless
@@ -100,7 +112,7 @@ def doctor(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
 
 @plugins.command("list")
 def plugins_list(data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson = False) -> None:
-    """List the plugins with state, version, generation, uptime and, when something is wrong, the reason.
+    r"""List the plugins with state, version, generation, uptime and, when something is wrong, the reason.
 
     \b
     Examples:
@@ -114,7 +126,9 @@ def plugins_list(data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson 
 
 @app.command(rich_help_panel=WATCH)
 def settings(
-    section: Annotated[str | None, typer.Argument(metavar="[SECTION]", help="`iam`, or `iam.signup`; none for all.")] = None,
+    section: Annotated[
+        str | None, typer.Argument(metavar="[SECTION]", help="`iam`, or `iam.signup`; none for all.")
+    ] = None,
     data_dir: DataDir = DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
@@ -141,7 +155,9 @@ def migrate_status(plugin: Plugin = None, data_dir: DataDir = DATA_DIR, as_json:
 
 
 @migrate.command("up")
-def migrate_up(plugin: Plugin = None, data_dir: DataDir = DATA_DIR, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def migrate_up(
+    plugin: Plugin = None, data_dir: DataDir = DATA_DIR, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
     """Run what has not run yet. A start does this by itself; --dry-run tries it in a transaction that is rolled back."""
     from host.cli.questions import migrate_up as run  # noqa: PLC0415 - as above
 

@@ -29,7 +29,11 @@ def examine(data_dir: Path, *, as_json: bool) -> None:
         answer, kernel_checks = _ask(data_dir)
         is_running = answer is not None
         settings = read({SECTION: HostSettings}, data_dir=data_dir, others=ANY_SECTION)
-        checks = [*local_checks(data_dir, settings.find(SECTION) if not settings.problems else HostSettings(), is_running=is_running)]
+        checks = [
+            *local_checks(
+                data_dir, settings.find(SECTION) if not settings.problems else HostSettings(), is_running=is_running
+            )
+        ]
     checks += kernel_checks + ([] if is_running else list(_settings_checks(settings)))
     failed = sum(check.status == "fail" for check in checks)
     if as_json:
@@ -102,7 +106,9 @@ def _document(data_dir: Path, answer: Mapping[str, Any] | None, checks: Sequence
 
 def _print(answer: Mapping[str, Any], checks: Sequence[Check]) -> None:
     if "version" in answer:
-        print_text(f"platform-kernel {answer['version']}, profile {answer.get('profile')}, Python {answer.get('python')}\n")
+        print_text(
+            f"platform-kernel {answer['version']}, profile {answer.get('profile')}, Python {answer.get('python')}\n"
+        )
     print_table(("", "CHECK", "FOUND"), [(check.status, check.name, check.detail) for check in checks])
     for check in checks:
         if check.status != "ok" and check.remedy:

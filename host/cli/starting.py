@@ -59,7 +59,9 @@ def _assigned(assignments: Sequence[str]) -> dict[str, str]:
     for number, text in enumerate(assignments, 1):
         name, mark, value = text.partition("=")
         if not mark or "." not in name:
-            raise CommandFailed(f"--set number {number} is not of the form section.name=value, like --set iam.signup=closed")
+            raise CommandFailed(
+                f"--set number {number} is not of the form section.name=value, like --set iam.signup=closed"
+            )
         found[name.strip()] = value
     return found
 

@@ -163,7 +163,8 @@ def _words(kind: inspect.Type) -> str:
         case inspect.CustomType(cls=cls):
             return "a path" if cls is Path else "a text"
         case _:
-            return _KINDS.get(type(kind), f"a {type(kind).__name__.removesuffix('Type').lower()}")
+            known: dict[Any, str] = dict(_KINDS)
+            return known.get(type(kind), f"a {type(kind).__name__.removesuffix('Type').lower()}")
 
 
 def _shown(value: object) -> str:

@@ -185,7 +185,7 @@ class _Reader:
         self._problems.append(Problem(section, name, code, text))
 
     def _is_others(self, section: str) -> bool:
-        return section not in self._sections and (self._others is ANY_SECTION or section in self._others)
+        return section not in self._sections and (self._others is None or section in self._others)
 
     # -- files
 
@@ -272,7 +272,7 @@ class _Reader:
             if name not in variables:
                 told = f"environment {name} sets nothing; {_nearest(name, variables)}"
                 self._problem(section.name, "", "unknown_setting", told)
-        elif self._others is not ANY_SECTION and f"{prefix}__" not in map(variable_prefix, self._others):
+        elif self._others is not None and f"{prefix}__" not in map(variable_prefix, self._others):
             told = f"environment {name} sets nothing: nothing here has settings {prefix}__..."
             self._problem("", "", "unknown_section", f"{told}; {_nearest(f'{prefix}__', list(known))}")
 

@@ -77,6 +77,7 @@ def read_files(cwd: Path, data_dir: Path) -> Iterator[TomlFile | Unreadable]:
 
 
 def _read_file(path: Path) -> TomlFile | Unreadable | None:
+    raw = b""
     try:
         with path.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode

@@ -260,7 +260,7 @@ class UserPatch(Struct, frozen=True, forbid_unknown_fields=True):
     email: Email | UnsetType = UNSET
     name: Name | UnsetType = UNSET
     roles: RoleNames | UnsetType = UNSET
-    password: NewPassword | None | UnsetType = UNSET
+    password: NewPassword | UnsetType | None = UNSET
     """null: no log-in by password any more."""
     status: Literal["active", "suspended"] | UnsetType = UNSET
 

@@ -35,7 +35,14 @@ class Kernel:
         ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
         self._log = (self.folder / "log").open("ab")
         self._process = await asyncio.create_subprocess_exec(
-            str(PK), "up", "--data-dir", str(self.data), *ports, stdout=asyncio.subprocess.PIPE, stderr=self._log, env=environment
+            str(PK),
+            "up",
+            "--data-dir",
+            str(self.data),
+            *ports,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
         )
         stream = self._process.stdout
         assert stream is not None
@@ -80,7 +87,10 @@ class Kernel:
         """One request, its answer decoded."""
         if "slug" in body:
             self._slug = body["slug"]
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.token}"} if self.token else {})}
+        headers = {
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {self.token}"} if self.token else {}),
+        }
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), headers)
 
         def send() -> dict[str, Any]:

@@ -59,7 +59,9 @@ async def door(count: int) -> None:
     kernel = Kernel(Place(folder, "embedded", 0, {}), FileStamps(folder / "stamps"), b"k" * 32, _silent)
     kernel.publish(host_generation(kernel))
     target = kernel.table.operations[0]
-    routes = [("GET", f"/api/v1/x/acme.plugin{n // 10}/things/{{thing_id}}/parts{n % 10}", target) for n in range(count)]
+    routes = [
+        ("GET", f"/api/v1/x/acme.plugin{n // 10}/things/{{thing_id}}/parts{n % 10}", target) for n in range(count)
+    ]
     table: Any = kernel.table
     object.__setattr__(table, "dispatch", Dispatch(routes))
     sink._descriptor = os.open(os.devnull, os.O_WRONLY)

@@ -27,13 +27,21 @@ from measure import Figure, HttpLoad, Side, interleaved
 
 HERE = Path(__file__).parent
 ROUNDS, COUNT = 7, 6_000
-INVOICE = {"title": "Consulting in November", "customer": "acme-4711", "amount_minor": 125_000, "currency": "EUR", "due_in_days": 30}
+INVOICE = {
+    "title": "Consulting in November",
+    "customer": "acme-4711",
+    "amount_minor": 125_000,
+    "currency": "EUR",
+    "due_in_days": 30,
+}
 
 
 @asynccontextmanager
 async def reference(*arguments: str) -> AsyncIterator[tuple[int, int]]:
     """A reference server: (pid, port)."""
-    process = subprocess.Popen([sys.executable, str(HERE / "references.py"), *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "references.py"), *arguments], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield process.pid, int(process.stdout.readline())
@@ -112,7 +120,11 @@ async def inprocess() -> list[Figure]:
         await client.wait()
     kernel.remove()
     ratios = [r / (i / 10) for r, i in zip(rest[0], inner[0], strict=True)]
-    return [Figure("inprocess", ratios, 50.0, "REST call, aiohttp client and server / in-process call, checked and validated")]
+    return [
+        Figure(
+            "inprocess", ratios, 50.0, "REST call, aiohttp client and server / in-process call, checked and validated"
+        )
+    ]
 
 
 async def transaction() -> list[Figure]:
@@ -151,7 +163,17 @@ async def main(wanted: list[str]) -> int:
             sys.stdout.write(f"{figure.line()}\n")
             sys.stdout.flush()
             found.append(figure)
-    report = [{"name": f.name, "ratio": f.ratio, "ratios": list(f.ratios), "goal": f.goal, "met": f.met, "reference": f.reference} for f in found]
+    report = [
+        {
+            "name": f.name,
+            "ratio": f.ratio,
+            "ratios": list(f.ratios),
+            "goal": f.goal,
+            "met": f.met,
+            "reference": f.reference,
+        }
+        for f in found
+    ]
     build = HERE.parents[1] / "build"
     build.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=build, delete=False) as draft:

@@ -63,19 +63,39 @@ def test_the_anonymous_meet_only_what_is_documented(kernel: Any, tmp_path: Path)
 def test_an_owner_meets_only_what_is_documented(kernel: Any, tenant: Any, tmp_path: Path) -> None:
     document = strict_document(kernel.url, tmp_path)
 
-    whole(fuzz(document, kernel.url, "--header", f"Authorization: Bearer {tenant.owner.token}", "--exclude-path-regex", ENDS_MY_SESSION))
+    whole(
+        fuzz(
+            document,
+            kernel.url,
+            "--header",
+            f"Authorization: Bearer {tenant.owner.token}",
+            "--exclude-path-regex",
+            ENDS_MY_SESSION,
+        )
+    )
 
 
 async def test_an_operator_meets_only_what_is_documented(kernel: Any, tmp_path: Path) -> None:
     operator = await kernel.operator()
     document = strict_document(kernel.url, tmp_path)
 
-    whole(fuzz(document, kernel.url, "--header", f"Authorization: Bearer {operator.token}", "--include-path-regex", "^/api/v1/plugins"))
+    whole(
+        fuzz(
+            document,
+            kernel.url,
+            "--header",
+            f"Authorization: Bearer {operator.token}",
+            "--include-path-regex",
+            "^/api/v1/plugins",
+        )
+    )
 
 
 def test_an_untrue_document_is_noticed(kernel: Any, tmp_path: Path) -> None:
     """The broken twin: with one status left out of the document the run fails."""
-    ran = fuzz(strict_document(kernel.url, tmp_path, without="401"), kernel.url, "--include-path-regex", "^/api/v1/iam/me")
+    ran = fuzz(
+        strict_document(kernel.url, tmp_path, without="401"), kernel.url, "--include-path-regex", "^/api/v1/iam/me"
+    )
 
     assert ran.returncode == 1, ran.stdout[-2000:]
 

@@ -42,7 +42,10 @@ def test_anything_else_is_a_bad_cursor(opened: tuple[object, bytes, str]) -> Non
     assert caught.value.code == "bad_cursor"
 
 
-@given(place=st.integers(0, len(CURSOR) - 1), letter=st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"))
+@given(
+    place=st.integers(0, len(CURSOR) - 1),
+    letter=st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"),
+)
 def test_no_changed_letter_passes(place: int, letter: str) -> None:
     changed = CURSOR[:place] + letter + CURSOR[place + 1 :]
     if changed == CURSOR:

@@ -30,7 +30,9 @@ def test_one_path_has_many_methods() -> None:
     assert dispatch.find("/users") == ({"GET": "list", "POST": "create"}, ())
 
 
-@pytest.mark.parametrize("path", ["", "/", "/users/", "//users", "/users//", "/user", "/users/1/2", "/{}", "/users/{}/x"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "/users/", "//users", "/users//", "/user", "/users/1/2", "/{}", "/users/{}/x"]
+)
 def test_other_paths_lead_nowhere(path: str) -> None:
     dispatch = Dispatch([("GET", "/users", "list"), ("GET", "/users/{user_id}", "one")])
 
@@ -49,8 +51,10 @@ def test_two_routes_of_one_shape_are_refused() -> None:
         Dispatch([("GET", "/users/{user_id}", "one"), ("GET", "/users/{id}", "two")])
 
 
-@given(templates=st.lists(st.lists(SEGMENT | st.just("{x}"), min_size=1, max_size=4), max_size=8),
-       path=st.lists(SEGMENT, min_size=1, max_size=4))
+@given(
+    templates=st.lists(st.lists(SEGMENT | st.just("{x}"), min_size=1, max_size=4), max_size=8),
+    path=st.lists(SEGMENT, min_size=1, max_size=4),
+)
 def test_the_walk_agrees_with_a_search_through_all_routes(templates: list[list[str]], path: list[str]) -> None:
     unique = {tuple(template) for template in templates}
     dispatch = Dispatch(("GET", "/" + "/".join(template), template) for template in unique)

@@ -70,7 +70,9 @@ async def test_a_patch_needs_the_version(door: Any) -> None:
 
     problem(await door.ask(patch, WRITER, JSON, body=b"{}"), 428, "precondition_required")
     problem(await door.ask(patch, WRITER, JSON, 'If-Match: "2"', body=b"{}"), 412, "precondition_failed")
-    status, headers, _ = await door.ask(patch, WRITER, "Content-Type: application/merge-patch+json", 'If-Match: "3"', body=b"{}")
+    status, headers, _ = await door.ask(
+        patch, WRITER, "Content-Type: application/merge-patch+json", 'If-Match: "3"', body=b"{}"
+    )
     assert (status, headers["etag"]) == (200, '"4"')
 
 
@@ -157,7 +159,9 @@ async def test_a_body_past_the_limit_is_413(door: Any) -> None:
 
 
 async def test_a_chunked_body_past_the_limit_is_413(door: Any) -> None:
-    head = f"POST {BASE}/shelves/a/notes HTTP/1.1\r\nHost: x\r\n{WRITER}\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        f"POST {BASE}/shelves/a/notes HTTP/1.1\r\nHost: x\r\n{WRITER}\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
 
     answer = await door.raw(head.encode() + chunk * 17)
@@ -278,7 +282,14 @@ def test_the_names_of_aiohttp_that_we_touch_are_there() -> None:
         "_next_keepalive_close_time", "_waiter", "_messages", "_parser", "_buffer_paused", "_msg_queue_resume_size",
         "_current_request", "_request_in_progress", "_handler_waiter", "_loop", "transport",
     }  # fmt: skip
-    methods = ("_drain_helper", "_process_keepalive", "_resume_reading_if_drained", "force_close", "start", "connection_made")
+    methods = (
+        "_drain_helper",
+        "_process_keepalive",
+        "_resume_reading_if_drained",
+        "force_close",
+        "start",
+        "connection_made",
+    )
 
     assert touched <= slots | {"_loop", "transport"}
     assert all(hasattr(RequestHandler, name) for name in methods)

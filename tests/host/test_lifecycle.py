@@ -101,7 +101,9 @@ async def test_an_active_plugin_is_in_the_table(bare_kernel: Kernel, tmp_path: P
     assert not generation.running
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("broken"), SystemExit(3), errors.InvalidRequest("broken"), KeyError("broken")])
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("broken"), SystemExit(3), errors.InvalidRequest("broken"), KeyError("broken")]
+)
 @pytest.mark.parametrize("phase", ["configure", "register", "enable"])
 async def test_a_failing_plugin_leaves_the_old_one_serving(
     bare_kernel: Kernel, tmp_path: Path, phase: str, fault: BaseException

@@ -44,7 +44,12 @@ def test_a_line_carries_the_request_that_it_was_written_for() -> None:
     finally:
         log_context.reset(token)
 
-    assert (line["request_id"], line["trace_id"], line["tenant"], line["plugin"]) == ("req-1", "t" * 32, "tenant", "kernel.iam")
+    assert (line["request_id"], line["trace_id"], line["tenant"], line["plugin"]) == (
+        "req-1",
+        "t" * 32,
+        "tenant",
+        "kernel.iam",
+    )
 
 
 def test_the_line_of_a_request_is_whole() -> None:

@@ -107,7 +107,9 @@ class Writers:
         else:
             self._check_refusal(answer)
             await asyncio.sleep(0.02)
-        unknown = any(error["code"] == "commit_unknown" for error in answer.json.get("errors", ())) if answer.json else False
+        unknown = (
+            any(error["code"] == "commit_unknown" for error in answer.json.get("errors", ())) if answer.json else False
+        )
         return None if unknown else answer
 
     def _check_refusal(self, answer: Answer) -> None:

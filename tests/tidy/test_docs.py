@@ -19,7 +19,11 @@ def test_generated_pages_are_up_to_date() -> None:
     """`make reference` writes them."""
     from reference import pages
 
-    stale = [str(place.relative_to(ROOT)) for place, text in pages().items() if not place.exists() or place.read_text() != text]
+    stale = [
+        str(place.relative_to(ROOT))
+        for place, text in pages().items()
+        if not place.exists() or place.read_text() != text
+    ]
 
     assert [] == stale
 
@@ -58,7 +62,11 @@ def test_every_error_code_has_a_section() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ['raise errors.Conflict("x", code="never_heard_of")', 'class A(B):\n    default_code = "never_heard_of"', 'Violation("/a", "never_heard_of", "x")'],
+    [
+        'raise errors.Conflict("x", code="never_heard_of")',
+        'class A(B):\n    default_code = "never_heard_of"',
+        'Violation("/a", "never_heard_of", "x")',
+    ],
 )
 def test_an_undocumented_code_is_found(source: str) -> None:
     assert ["never_heard_of"] == undocumented(set(codes(source)), ERRORS.read_text())

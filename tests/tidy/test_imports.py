@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """Check the contracts of a checkout in a process of its own: import-linter remembers what it has imported."""
     program = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_the_contracts_hold() -> None:

@@ -33,7 +33,9 @@ def faults(plugin: Path) -> Iterator[str]:
                 yield f"{plugin.name}: {entry.name} has no place"
         elif entry.name not in DATA:
             yield f"{plugin.name}: {entry.name} has no place"
-    yield from (f"{file.relative_to(plugin.parent)} is empty" for file in plugin.rglob("*.py") if not file.read_text().strip())
+    yield from (
+        f"{file.relative_to(plugin.parent)} is empty" for file in plugin.rglob("*.py") if not file.read_text().strip()
+    )
 
 
 def test_every_plugin_has_the_one_shape() -> None:

@@ -26,7 +26,10 @@ def test_the_surface_is_as_committed() -> None:
     [
         (["plugin_api.ids.uuid7() -> UUID"], []),
         (["plugin_api.call.Call.tx(self) -> Tx"], ["plugin_api.call.Call.tx(self, more: int) -> Tx"]),
-        (["plugin_api.errors.NotFound(KernelError) status=404"], ["plugin_api.errors.NotFound(KernelError) status=410"]),
+        (
+            ["plugin_api.errors.NotFound(KernelError) status=404"],
+            ["plugin_api.errors.NotFound(KernelError) status=410"],
+        ),
     ],
 )
 def test_a_removal_or_a_change_is_found(before: list[str], after: list[str]) -> None:
@@ -40,5 +43,10 @@ def test_an_addition_loses_nothing() -> None:
 def test_the_surface_sees_what_authors_use() -> None:
     text = "\n".join(surface())
 
-    for name in ("plugin_api.operation.operation(", "plugin_api.call.Call.tx(", "plugin_api.errors.NotFound(", "plugin_api.hooks.pk_register("):
+    for name in (
+        "plugin_api.operation.operation(",
+        "plugin_api.call.Call.tx(",
+        "plugin_api.errors.NotFound(",
+        "plugin_api.hooks.pk_register(",
+    ):
         assert name in text

@@ -23,7 +23,11 @@ OURS = ("plugin_api/", "host/", "core_plugins/", "tests/", "tools/")
 def tracked() -> list[str]:
     """Files of the checkout, those included that are not committed yet."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 

@@ -71,12 +71,14 @@ async def scene(open_notes: Callable[..., Awaitable[Any]], tmp_path: Path) -> As
 
 
 async def owner_of(opened: Any) -> str:
-    rows = await opened.administrator(f"select pg_get_userbyid(nspowner) as it from pg_namespace where nspname = '{SCHEMA}'")
+    rows = await opened.administrator(
+        f"select pg_get_userbyid(nspowner) as it from pg_namespace where nspname = '{SCHEMA}'"
+    )
     return str(rows[0]["it"])
 
 
 def up(migration: str) -> str:
-    return migration.split("-- up")[1].split("-- down")[0]
+    return migration.split("-- up")[1].split("-- down", maxsplit=1)[0]
 
 
 # ------------------------------------------------------------------------------------------------ attacks
@@ -87,7 +89,9 @@ ATTACKS: dict[str, Sequence[str]] = {
     "count": ["select body from notes order by body limit 10"],
     "a leaky cast": ["select body::integer from notes"],
     "as one document": ["select json_agg(n)::text as it from notes n"],
-    "by a query in text": ["select ts_stat.word from ts_stat('select to_tsvector(body) from x_acme_notes.notes') ts_stat"],
+    "by a query in text": [
+        "select ts_stat.word from ts_stat('select to_tsvector(body) from x_acme_notes.notes') ts_stat"
+    ],
     "through the view": ["select * from note_bodies"],
     "row security off": ["select set_config('row_security', 'off', true)", "select * from notes"],
     "no context": ["select set_config('pk.ctx', '', true)", "select * from notes"],
@@ -110,7 +114,10 @@ ATTACKS: dict[str, Sequence[str]] = {
     "disable the policy": ["alter table notes disable row level security", "select * from notes"],
     "a policy of my own": ["create policy mine on notes using (true)", "select * from notes"],
     "a shadow": ["create temporary table notes (body text)", "select '{canary}' as it"],
-    "a function of my own": ["create function {schema}.mine() returns int language sql as 'select 1'", "select '{canary}' as it"],
+    "a function of my own": [
+        "create function {schema}.mine() returns int language sql as 'select 1'",
+        "select '{canary}' as it",
+    ],
     "into another tenant": ["insert into notes (tenant_id, id, body) values ('{bob}', gen_random_uuid(), 'planted')"],
     "move to another tenant": ["update notes set tenant_id = '{bob}', body = 'planted'"],
     "change everything": ["update notes set body = body || ' planted'"],

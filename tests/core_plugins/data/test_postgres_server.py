@@ -52,7 +52,7 @@ def place(folder: DataFolder, way: Way) -> Iterator[Place]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process does."""
     async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - the other process sets no event of ours
+        while not condition():
             await asyncio.sleep(0)
 
 
@@ -222,7 +222,7 @@ async def test_a_dead_postmaster_that_nobody_collects_is_no_obstacle(
     monkeypatch.setattr(postgres_server, "REAPED_LIMIT_S", 0.1)
     async with running(folder, place):
         pass
-    dead = subprocess.Popen(["true"])  # noqa: ASYNC220 - over at once, and left uncollected on purpose
+    dead = subprocess.Popen(["true"])
     lock = place.folder / "data" / "postmaster.pid"
     try:
         lock.write_text(f"{dead.pid}\n{place.folder / 'data'}\n0\n5432\n{place.run}\n\n")

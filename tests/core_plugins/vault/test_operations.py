@@ -131,7 +131,7 @@ async def test_a_foreign_kek_is_told_at_the_start_with_its_id(
     vault = await open_vault()
     sealed = await vault.part("acme.crm").seal(tenant, "p", b"value")
     needed = vault.keys.keks.current_id
-    aside = kek_path.rename(kek_path.with_name("aside"))  # noqa: ASYNC240 - a test
+    aside = kek_path.rename(kek_path.with_name("aside"))
     with pytest.raises(StartFailed, match="cannot be read"):
         await open_vault()
 

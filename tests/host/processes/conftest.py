@@ -93,6 +93,8 @@ class Kernel:
     options: dict[str, Any] = field(default_factory=dict)
     without: Sequence[str] = ()
     uid: int | None = None
+    terminal: int | None = None
+    """A terminal of its own, open for reading; else it has none."""
     process: subprocess.Popen[str] | None = None
     family: set[Identity] = field(default_factory=set)
 
@@ -110,8 +112,11 @@ class Kernel:
         paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
         with (self.root / "stdout").open("a") as out, (self.root / "stderr").open("a") as err:
             self.process = subprocess.Popen(
-                [python, "-P", str(PROGRAMS / "kernel.py"), json.dumps(given)],
-                stdin=subprocess.DEVNULL,
+                [
+                    *(["setsid", "--ctty"] if self.terminal is not None else []),
+                    *[python, "-P", str(PROGRAMS / "kernel.py"), json.dumps(given)],
+                ],
+                stdin=subprocess.DEVNULL if self.terminal is None else self.terminal,
                 stdout=out,
                 stderr=err,
                 text=True,
@@ -120,7 +125,7 @@ class Kernel:
                 user=self.uid,
                 group=self.uid,
                 extra_groups=None if self.uid is None else [],
-                start_new_session=True,
+                start_new_session=self.terminal is None,
             )
         return self.process
 

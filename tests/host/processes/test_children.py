@@ -88,7 +88,7 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process or a task in the background does."""
     async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - it sets no event of ours
+        while not condition():
             await asyncio.sleep(0.01)
 
 

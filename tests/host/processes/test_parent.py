@@ -437,7 +437,7 @@ def test_a_reload_replaces_every_worker_and_loses_no_request(make_kernel: MakeKe
             assert (status, answer["workers"]) == (200, kernel.run_file()["workers"])
         else:
             kernel.send(signal.SIGHUP)
-            kernel.wait_for(lambda: not before & set(kernel.run_file()["workers"]), "other workers")
+            kernel.wait_for(lambda: not any(map(identify, before)), "the end of the old workers")
         seen = len(requests.answered_by)
         kernel.wait_for(lambda: len(requests.answered_by) > seen + 20, "more answers")
 
@@ -513,4 +513,19 @@ def test_a_second_signal_waits_for_nobody(make_kernel: MakeKernel) -> None:
 
     assert kernel.stop(signal.SIGINT) == 0
     assert time.monotonic() - begun < 5.0
+    assert kernel.left() == []
+
+
+def test_a_terminal_that_closes_ends_the_kernel(make_kernel: MakeKernel) -> None:
+    person, screen = os.openpty()
+    kernel = make_kernel(terminal=screen).start()
+    kernel.send(signal.SIGHUP)  # while it is there, this is a reload
+    before = kernel.run_file()["workers"]
+    kernel.wait_for(lambda: kernel.run_file()["workers"] not in ([], before), "another worker")
+    kernel.remember()
+    os.close(screen)
+    os.close(person)
+
+    assert kernel.process is not None
+    assert kernel.process.wait(STOP_LIMIT_S) == 0
     assert kernel.left() == []
