@@ -52,4 +52,4 @@ lock: setup ## Resolve the dependencies anew into requirements.lock
 	  --extra embedded --extra test -o requirements.lock pyproject.toml
 
 reference: setup ## Write the generated pages of docs/reference
-	cd tools && ../$(BIN)/python reference.py
+	cd tools && ../$(BIN)/python reference.py && ../$(BIN)/python notices.py
