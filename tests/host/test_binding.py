@@ -410,6 +410,23 @@ def test_free_values_hold_no_inexact_integers_either(number: str) -> None:
     assert refused(lambda: bind(Everything, body))["/free/0"].code == "bound"
 
 
+class Free(Struct, forbid_unknown_fields=True):
+    """Places whose numbers no schema bounds."""
+
+    any: Any = None
+    ratio: float = 0.0
+
+
+@pytest.mark.parametrize("name", ["any", "ratio"])
+def test_flat_free_values_neither(name: str) -> None:
+    assert refused(lambda: bind(Free, f'{{"{name}":9007199254740992}}'.encode()))[f"/{name}"].code == "bound"
+
+
+@pytest.mark.parametrize("text", [r"a\u0000b", r"\u0000", r"\ud800", r"x\udc00y", r"\udc00\ud800"])
+def test_hostile_text_is_named_at_its_place(text: str) -> None:
+    assert refused(lambda: bind(Flat, f'{{"a":1,"b":"{text}"}}'.encode()))["/b"].code == "text"
+
+
 def test_a_body_may_be_missing_when_nothing_is_required() -> None:
     assert bind(UserPatch, b"", ("user_id",), (ID,)) == UserPatch(UUID(ID))
 

@@ -119,6 +119,8 @@ def has_large_integer(value: Any) -> bool:
 
 @given(bodies())
 @example(b'{"a":1,"a":1}')
+@example(b'{"a":"\\u0000"}')
+@example(b'{"\\u0000":1}')
 @example(b'{"a":{},"a":{}}')
 @example(b'{"a":"b:","a":"b"}')
 @example(b'{"a":["b"],"c":[]}')
