@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from host.docs_page import docs_page
+from host.docs_page import docs_page, docs_policy
 from host.http import Outgoing, Page
 from host.incoming import Incoming
 from host.openapi import document
 from plugin_api.errors import Unavailable
+from plugin_api.manifest import Manifest
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -28,6 +29,12 @@ def kernel_version() -> str:
         return "0.0.0"
 
 
+def summary_of(manifest: Manifest) -> str:
+    """A plugin's summary in one language: its only one, English, or the first."""
+    summary = manifest.summary
+    return summary if isinstance(summary, str) else summary.get("en") or next(iter(summary.values()), "")
+
+
 class Description:
     """The document of one table, made once for each."""
 
@@ -42,7 +49,10 @@ class Description:
         table = self._kernel.table
         if table.version != self._table_version:
             self._document = document(
-                [o.registered for o in table.operations], title="Platform-Kernel", version=kernel_version()
+                [o.registered for o in table.operations],
+                title="Platform-Kernel",
+                version=kernel_version(),
+                tags={g.names.area: summary_of(g.manifest) for g in table.generations.values()},
             )
             self._encoded = msgspec.json.encode(self._document)
             self._table_version = table.version
@@ -57,6 +67,11 @@ class Description:
 def host_pages(kernel: Kernel) -> dict[str, Page]:
     """Path -> page of everything that the host serves without an operation."""
     page = docs_page(OPENAPI_PATH).encode()
+    headers = (
+        ("Cache-Control", "no-cache"),
+        ("Content-Security-Policy", docs_policy()),
+        ("Referrer-Policy", "no-referrer"),
+    )
 
     def livez(incoming: Incoming) -> Outgoing:
         return Outgoing(200, b'{"status":"ok"}', headers=NO_STORE)
@@ -70,16 +85,6 @@ def host_pages(kernel: Kernel) -> dict[str, Page]:
         return Outgoing(200, kernel.description.encoded(), headers=(("Cache-Control", "no-cache"),))
 
     def docs(incoming: Incoming) -> Outgoing:
-        return Outgoing(200, page, "text/html; charset=utf-8", (("Cache-Control", "no-cache"), *SECURE_PAGE))
+        return Outgoing(200, page, "text/html; charset=utf-8", headers)
 
     return {"/livez": livez, "/readyz": readyz, OPENAPI_PATH: openapi, "/docs": docs}
-
-
-SECURE_PAGE: Final = (
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("Referrer-Policy", "no-referrer"),
-)

@@ -41,6 +41,14 @@ class RegisteredOperation:
     answer_type: Any
     """The answer's type, or None when the operation answers nothing (204)."""
     description: str
+    bind: Callable[..., Any]
+    """(raw placeholder values, raw query, body) -> request; made once, whatever the table."""
+    encode: Callable[[Any], bytes]
+
+    @property
+    def takes_body(self) -> bool:
+        """Whether the request comes in a body."""
+        return self.bound.method not in ("GET", "DELETE")
 
     @property
     def status(self) -> int:

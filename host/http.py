@@ -192,9 +192,9 @@ class RestDoor:
         version = getattr(answer, "version", None)
         if isinstance(version, int) and (identifier := getattr(answer, "id", None)) is not None:
             headers += (("ETag", f'"{version}"'),)
-            if registered.status == 201:
+            if registered.status == 201 and not any(name == "Location" for name, _ in headers):
                 headers += (("Location", f"{incoming.path.rstrip('/')}/{identifier}"),)
-        return Outgoing(registered.status, compiled.encode(answer), headers=headers)
+        return Outgoing(registered.status, registered.encode(answer), headers=headers)
 
     # ---------------------------------------------------------------------------------- errors
 

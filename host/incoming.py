@@ -162,19 +162,19 @@ class Incoming:
         compiled = self.compiled
         if compiled is None:
             raise KernelBug("a request was read before its operation was found")
-        if not compiled.takes_body:
-            return compiled.bind(self.values, self.query, None)
+        if not compiled.registered.takes_body:
+            return compiled.registered.bind(self.values, self.query, None)
         self._check_body_type(compiled)
         if self._payload.is_eof():
             # All of it is here: taking its pieces spares the reader's turn through flow control and parser.
             body = b"".join(self._payload._buffer) if self._payload.total_bytes else b""  # noqa: SLF001 - pinned by a test
             if len(body) > self.body_limit:
                 raise _too_large(self.body_limit)
-            return compiled.bind(self.values, self.query, body)
+            return compiled.registered.bind(self.values, self.query, body)
         return self._read_then_bind(compiled)
 
     async def _read_then_bind(self, compiled: CompiledOperation) -> Any:
-        return compiled.bind(self.values, self.query, await self._read())
+        return compiled.registered.bind(self.values, self.query, await self._read())
 
     async def _read(self) -> bytes:
         if self.declared_bytes > self.body_limit:

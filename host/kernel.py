@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from host.description import Description
+from host.description import Description, summary_of
 from host.generations import Generation, Table
 from host.hooks import HookFailed, HookTable
 from host.observe import Metrics, PluginLog, sink
@@ -184,7 +184,6 @@ class KernelState:
 def describe(generation: Generation) -> PluginState:
     """A generation as operators see it."""
     manifest = generation.manifest
-    summary = manifest.summary if isinstance(manifest.summary, str) else next(iter(manifest.summary.values()), "")
     return PluginState(
         generation.plugin_id,
         manifest.version,
@@ -194,7 +193,7 @@ def describe(generation: Generation) -> PluginState:
         int(time.monotonic() - generation.since),
         tuple(manifest.provides),
         tuple(manifest.requires),
-        summary,
+        summary_of(manifest),
     )
 
 

@@ -64,10 +64,6 @@ class CompiledOperation:
     registered: RegisteredOperation
     generation: Generation
     invoke: Callable[[Inbound], Awaitable[Any]]
-    bind: Callable[..., Any]
-    """(placeholder values, raw query, body) -> request."""
-    encode: Callable[[Any], bytes]
-    takes_body: bool
 
 
 @dataclass(frozen=True, eq=False)

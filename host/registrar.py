@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from host.binding import compile_binding
+from host.encoding import compile_encoder
 from host.generations import Generation, RegisteredOperation, RegisteredTask, absolute_path, full_permission
 from host.observe import CounterFamily, PluginLog
 from host.runtime import GenerationRuntime, PluginCalls
@@ -80,7 +82,16 @@ class HostRegistrar:
         bound = BoundOperation(
             f"{area}.{name}", self.plugin_id, area, spec, spec.method, self._path(name, spec), permission
         )
-        return RegisteredOperation(bound, method, request_type, answer_type, inspect.getdoc(method) or "")
+        takes_body = spec.method not in ("GET", "DELETE")
+        return RegisteredOperation(
+            bound,
+            method,
+            request_type,
+            answer_type,
+            inspect.getdoc(method) or "",
+            compile_binding(request_type, placeholders=spec.placeholders, takes_body=takes_body),
+            compile_encoder(answer_type),
+        )
 
     def _path(self, name: str, spec: OperationSpec) -> str:
         path = absolute_path(self._generation.names, spec)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from host.binding import compile_binding, compile_encoder
 from host.dispatch import Dispatch
 from host.generations import (
     Generation,
@@ -71,15 +70,10 @@ def _draft(generations: Sequence[Generation], version: int) -> Table:
 def _compile(
     kernel: Kernel, registered: RegisteredOperation, generation: Generation, draft: Table, checks: Checks
 ) -> CompiledOperation:
-    bound = registered.bound
-    takes_body = bound.method not in ("GET", "DELETE")
     return CompiledOperation(
         registered,
         generation,
         compile_invoke(registered, draft, kernel.runtime(generation), checks, kernel.deadline_s),
-        compile_binding(registered.request_type, placeholders=bound.spec.placeholders, takes_body=takes_body),
-        compile_encoder(registered.answer_type),
-        takes_body,
     )
 
 

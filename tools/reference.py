@@ -6,9 +6,8 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
-import click
 import typer.main
 from surface import SNAPSHOT, surface
 
@@ -33,7 +32,8 @@ def hooks_page() -> str:
     for name, function in vars(hooks).items():
         if name.startswith("pk_"):
             text = " ".join((inspect.getdoc(function) or "").split())
-            lines.append(f"\n## {name}\n`{name}{inspect.signature(function)}`\n\n{text}\n")
+            signature = str(inspect.signature(function)).replace("'", "")
+            lines.append(f"\n## {name}\n`{name}{signature}`\n\n{text}\n")
     return "".join(lines)
 
 
@@ -70,30 +70,57 @@ def settings_page() -> str:
 
 
 def cli_page() -> str:
-    """Every command with its options and its help."""
+    """Every command with its arguments, its options and its help."""
     from host.cli.commands import app  # the command line is heavy; only this page needs it
 
-    root = typer.main.get_command(app)
-    context = click.Context(root, info_name="pk")
+    root: Any = typer.main.get_command(app)
     lines = ["# Command line\n", NOTE, f"\n{_help(root)}\n"]
-    for path, command in _commands(root, context, "pk"):
-        lines.append(f"\n## {path}\n{_help(command)}\n")
-        options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
-        lines += [f"* `{' '.join(o.opts + o.secondary_opts)}` {o.help or ''}\n" for o in options]
+    for path, command in _commands(root, "pk"):
+        usage = " ".join([path, *(_usage(p) for p in command.params if p.param_type_name == "argument")])
+        lines.append(f"\n## {path}\n`{usage}`\n\n{_help(command)}\n")
+        shown = [_parameter(p) for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+        lines += ["\n", *shown] if shown else []
     return "".join(lines)
 
 
-def _commands(group: Any, context: click.Context, path: str) -> Iterator[tuple[str, Any]]:
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if hasattr(command, "list_commands"):
-            yield from _commands(command, context, f"{path} {name}")
-        else:
+def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{path} {name}")
+        elif not command.hidden:
             yield f"{path} {name}", command
 
 
+def _usage(argument: Any) -> str:
+    name = (argument.metavar or argument.name.upper()).strip("[]")
+    return name if argument.required else f"[{name}]"
+
+
+def _parameter(parameter: Any) -> str:
+    """One line of the list below a command: "* `--http-port PORT`: Port of REST."."""
+    spelled = _usage(parameter) if parameter.param_type_name == "argument" else _option(parameter)
+    return f"* `{spelled}`{': ' + parameter.help if parameter.help else ''}\n"
+
+
+def _option(option: Any) -> str:
+    names = ", ".join(option.opts + option.secondary_opts)
+    if option.is_flag:
+        return names
+    annotation = option.type_descriptor.annotation
+    choices = "|".join(str(choice) for choice in get_args(annotation)) if get_origin(annotation) is Literal else ""
+    return f"{names} {option.metavar or choices or annotation.__name__.upper()}"
+
+
 def _help(command: Any) -> str:
-    return inspect.cleandoc(command.help or "").replace("\b", "").strip()
+    """The text of a command, its indented lines as code."""
+    shown: list[str] = []
+    for line in inspect.cleandoc((command.help or "").replace("\b", "")).splitlines():
+        is_code = line.startswith("  ")
+        if is_code and shown and shown[-1] and not shown[-1].startswith("    "):
+            shown.append("")
+        if line.strip() or (shown and shown[-1]):
+            shown.append(f"    {line.strip()}" if is_code else line.strip())
+    return "\n".join(shown).strip()
 
 
 def pages() -> dict[Path, str]:

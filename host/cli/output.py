@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PROGRESS_AFTER_S: Final = 0.5
-WIDTH_WITHOUT_TERMINAL: Final = 8_192
-"""Lines are for programs then, and are never wrapped."""
 STYLES: Final[Mapping[str, str]] = {
     "ok": "green",
     "active": "green",
@@ -53,29 +51,34 @@ def print_text(text: str) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, with one line for each row where there is no terminal."""
+    """A table on stdout; without a terminal one line for each row, for programs that read lines."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _print_lines([list(headers), *([cell.replace("\n", " ") for cell in row] for row in cells)])
+        return
     from rich import box  # noqa: PLC0415 - takes longer to load than most commands to run
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    is_terminal = sys.stdout.isatty()
-    table = Table(
-        box=box.SIMPLE_HEAD if is_terminal else None, pad_edge=False, header_style="bold" if is_terminal else ""
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in headers:
         table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell), style=STYLES.get(cell, "")) for cell in row))
+    for row in cells:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     console().print(table)
 
 
+def _print_lines(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
 def console(*, stderr: bool = False) -> Console:
-    """Where to print; nothing in a text is taken for markup."""
+    """A terminal to print on; nothing in a text is taken for markup."""
     from rich.console import Console  # noqa: PLC0415 - as above
 
-    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    width = None if is_terminal else WIDTH_WITHOUT_TERMINAL
-    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 @contextmanager

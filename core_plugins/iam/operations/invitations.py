@@ -46,6 +46,7 @@ from plugin_api.operation import operation
 from plugin_api.pages import Page, keyset
 from plugin_api.ports.database import Tx
 
+USERS_PATH: Final = "/api/v1/iam/users"
 NO_INVITATION: Final = "there is no such invitation in this tenant"
 _NOT_OPEN: Final = "there is no such invitation, or it was used, withdrawn or has expired; ask for a new one"
 
@@ -112,6 +113,7 @@ class InvitationOperations(OperationGroup):
         roles = await _roles_given(tx, await _open(tx, issued, now))
         user = await add_person(tx, invitation.email, request.name, hashed, roles)
         await mark_accepted(tx, invitation.id, now)
+        call.add_response_header("Location", f"{USERS_PATH}/{user.id}")
         return user
 
     async def _look_at(self, call: Call, issued: Issued) -> OpenInvitation:

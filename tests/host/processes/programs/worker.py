@@ -29,6 +29,7 @@ class FakeWorker:
         self.mute = False
         self.stubborn = False
         self.requests = 0
+        self.under_way = 0
         self.arguments: dict[str, Any] = {}
         self.channel: Channel
 
@@ -58,6 +59,7 @@ class FakeWorker:
         beat.cancel()
         if server is not None:
             server.close()
+            await self.finish()
         self.channel.close()
         return 0
 
@@ -76,11 +78,23 @@ class FakeWorker:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request, one connection."""
-        await reader.readuntil(b"\r\n\r\n")
-        self.requests += 1
-        body = str(os.getpid()).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        writer.close()
+        self.under_way += 1
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            self.requests += 1
+            body = str(os.getpid()).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            writer.close()
+            await writer.wait_closed()
+        finally:
+            self.under_way -= 1
+
+    async def finish(self) -> None:
+        """Answer whoever has been accepted."""
+        for _ in range(10):  # from its acceptance to its handler a connection takes a few turns of the loop
+            await asyncio.sleep(0)
+        while self.under_way:
+            await asyncio.sleep(0.01)
 
     async def beat(self) -> None:
         """Show that the loop turns."""
