@@ -71,11 +71,8 @@ def settings_page() -> str:
 
 def cli_page() -> str:
     """Every command with its arguments, its options and its help."""
-    from host.cli.commands import app  # the command line is heavy; only this page needs it
-
-    root: Any = typer.main.get_command(app)
-    lines = ["# Command line\n", NOTE, f"\n{_help(root)}\n"]
-    for path, command in _commands(root, "pk"):
+    lines = ["# Command line\n", NOTE, f"\n{_help(_root())}\n"]
+    for path, command in commands():
         usage = " ".join([path, *(_usage(p) for p in command.params if p.param_type_name == "argument")])
         lines.append(f"\n## {path}\n`{usage}`\n\n{_help(command)}\n")
         shown = [_parameter(p) for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
@@ -83,12 +80,19 @@ def cli_page() -> str:
     return "".join(lines)
 
 
-def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+def commands(group: Any = None, path: str = "pk") -> Iterator[tuple[str, Any]]:
+    """Every command that is not hidden, as it is typed: `pk plugins list`."""
+    for name, command in (group or _root()).commands.items():
         if hasattr(command, "commands"):
-            yield from _commands(command, f"{path} {name}")
+            yield from commands(command, f"{path} {name}")
         elif not command.hidden:
             yield f"{path} {name}", command
+
+
+def _root() -> Any:
+    from host.cli.commands import app  # the command line is heavy; only one page needs it
+
+    return typer.main.get_command(app)
 
 
 def _usage(argument: Any) -> str:

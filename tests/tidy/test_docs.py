@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,20 +14,59 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import reference  # type: ignore[import-not-found]  # noqa: E402
+
+from plugin_api import hooks  # noqa: E402
+
 ERRORS = ROOT / "docs" / "reference" / "errors.md"
+
+
+def stale(pages: Mapping[Path, str]) -> list[str]:
+    """Generated files that are not what would be generated now."""
+    return [
+        str(place.relative_to(ROOT)) for place, text in pages.items() if not place.exists() or place.read_text() != text
+    ]
 
 
 def test_generated_pages_are_up_to_date() -> None:
     """`make reference` writes them."""
-    from reference import pages
+    assert [] == stale(reference.pages())
 
-    stale = [
-        str(place.relative_to(ROOT))
-        for place, text in pages().items()
-        if not place.exists() or place.read_text() != text
-    ]
 
-    assert [] == stale
+def test_a_stale_page_is_found() -> None:
+    pages = {place: f"{text}\nOne promise more.\n" for place, text in reference.pages().items()}
+
+    assert len(pages) == len(stale(pages))
+
+
+def test_hooks_are_documented_with_their_arguments() -> None:
+    page = reference.hooks_page()
+
+    for name, function in vars(hooks).items():
+        if name.startswith("pk_"):
+            _, _, section = page.partition(f"\n## {name}\n")
+            assert all(argument in section.splitlines()[0] for argument in inspect.signature(function).parameters)
+            assert section.split("\n\n")[1].strip(), f"{name} promises nothing"
+
+
+def test_commands_are_documented_with_their_options() -> None:
+    page = reference.cli_page()
+
+    for path, command in reference.commands():
+        _, found, rest = page.partition(f"\n## {path}\n")
+        section = rest.partition("\n## ")[0]
+        assert found, f"{path} is missing"
+        assert command.help, f"{path} promises nothing"
+        for parameter in command.params:
+            assert parameter.param_type_name == "argument" or parameter.opts[0] in section
+            assert parameter.help, f"{path}: {parameter.name} tells nothing"
+
+
+def test_settings_are_documented_with_what_they_do() -> None:
+    rows = [line for line in reference.settings_page().splitlines() if line.startswith("| `")]
+
+    assert len(rows) > 20
+    assert [] == [row for row in rows if not row.split(" | ")[-1].strip(" |")]
 
 
 def codes(source: str) -> Iterator[str]:
@@ -73,8 +114,6 @@ def test_an_undocumented_code_is_found(source: str) -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    import re
-
     dead = []
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
