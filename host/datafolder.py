@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +85,10 @@ class DataFolder:
             StartRefused: it needs an alias and somebody else sits on its name.
         """
         try:
-            return short_run(self.path)
+            place = short_run(self.path)
+            if place != self.run:
+                _make_alias(self.run, place)
+            return place
         except OSError as error:
             raise StartRefused(f"{error}; choose a --data-dir with a shorter path") from error
 
@@ -108,44 +112,51 @@ class DataFolder:
         write_whole(self.kernel_file, msgspec.structs.asdict(content))
 
     def close(self) -> None:
-        """Take `kernel.json` away and give the lock back."""
+        """Take away what tells of this kernel, and give the lock back."""
         self.kernel_file.unlink(missing_ok=True)
+        with suppress(OSError):
+            alias = short_run(self.path)
+            if alias != self.run:
+                alias.unlink()
+                alias.parent.rmdir()
         os.close(self._lock)
 
 
 def short_run(data_dir: Path) -> Path:
-    """`DIR/run`, or where its path is too long for Unix sockets, a link to it in a folder of ours below /tmp.
+    """`DIR/run`, or where its path is too long for Unix sockets, the link to it that a running kernel keeps below /tmp.
 
     The same for every process of this account; what connects to `control.sock` finds it this way too.
 
     Raises:
         PermissionError: somebody else has taken the link's name.
-        OSError: the link cannot be made.
     """
     run = Path(os.path.realpath(data_dir)) / "run"
     if len(os.fsencode(run)) + RUN_SUFFIX_BYTES_MAX <= SOCKET_PATH_BYTES_MAX:
         return run
     digest = hashlib.sha256(os.fsencode(run)).hexdigest()[:16]
     folder = _temporary() / f"pk-{os.geteuid()}-{digest}"
-    _make_own(folder)
-    link = folder / "run"
+    _check_own(folder)
+    return folder / "run"
+
+
+def _make_alias(run: Path, link: Path) -> None:
+    with suppress(FileExistsError):
+        link.parent.mkdir(mode=0o700)
+    _check_own(link.parent)
+    link.parent.chmod(0o700)
     if not link.is_symlink() or os.readlink(link) != str(run):
-        fresh = folder / f"run.{os.getpid()}"
+        fresh = link.with_name(f"run.{os.getpid()}")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(run)
         fresh.replace(link)
-    return link
 
 
-def _make_own(folder: Path) -> None:
-    """A real folder of this account alone, in a place where others may have made something of that name before."""
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        found = folder.lstat()  # never through a link: its target is not ours to change
+def _check_own(folder: Path) -> None:
+    """Refuse what somebody else made in a place that is open to all; through a link it would be another's folder."""
+    with suppress(FileNotFoundError):
+        found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "somebody else has taken the name", str(folder)) from None
-        folder.chmod(0o700)
+            raise PermissionError(errno.EPERM, "somebody else has taken the name", str(folder))
 
 
 def _temporary() -> Path:
