@@ -80,7 +80,7 @@ class Refusal(Struct, frozen=True):
 
 
 class LocalAttempts:
-    """Counts the attempts of this process alone, exactly and bounded; used while the shared counters are away.
+    """Counts the attempts of this process alone, exactly and bounded; which holds while the shared counters are away.
 
     An attempt is counted when it begins and taken back when it succeeds, so that a hundred at once are no way around.
     """

@@ -1,4 +1,4 @@
-"""Counting failed log-ins: shared by all workers while the cache is there, by each worker for itself while it is not."""
+"""Counting failed log-ins: by each worker for itself, and for all workers together while the cache is there."""
 
 from __future__ import annotations
 
@@ -67,11 +67,21 @@ class LogInThrottle:
         await self._succeed(limits, attempt_id)
 
     async def _begin(self, limits: tuple[Limit, ...], attempt_id: str) -> Refusal | None:
+        # This worker counts too, always: when the cache goes away in the middle of an attack, the count does not begin anew.
+        refusal = self._local.begin(limits, attempt_id, self._clock.monotonic())
+        if refusal is not None:
+            return refusal
+        refusal = await self._begin_shared(limits, attempt_id)
+        if refusal is not None:
+            self._local.succeed(limits, attempt_id)
+        return refusal
+
+    async def _begin_shared(self, limits: tuple[Limit, ...], attempt_id: str) -> Refusal | None:
         arguments: list[bytes | str | int] = [attempt_id, WINDOW_S * 1000, *(limit.failures_max for limit in limits)]
         try:
             answer = await self._cache.script(BEGIN, None, [limit.key for limit in limits], arguments)
         except StoreUnavailable:
-            return self._local.begin(limits, attempt_id, self._clock.monotonic())
+            return None
         met, seconds = cast("list[int]", answer)
         return Refusal(limits[met - 1], seconds) if met else None
 
