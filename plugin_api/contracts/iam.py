@@ -341,17 +341,9 @@ class InvitationView(Struct, frozen=True):
     created_at: datetime
 
 
-class InvitationMade(Struct, frozen=True):
+class InvitationMade(InvitationView, frozen=True):
     """A new invitation with its token, shown once."""
 
-    id: UUID
-    email: str
-    roles: list[str]
-    invited_by: UUID
-    expires_at: datetime
-    accepted_at: datetime | None
-    version: int
-    created_at: datetime
     token: str
 
 
@@ -401,17 +393,9 @@ class ApiKeyView(Struct, frozen=True):
     created_at: datetime
 
 
-class ApiKeyMade(Struct, frozen=True):
+class ApiKeyMade(ApiKeyView, frozen=True):
     """A new API key with its secret, shown once."""
 
-    id: UUID
-    name: str
-    user_id: UUID
-    permissions: list[str]
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    version: int
-    created_at: datetime
     secret: str
     """`pkk_<id>_<secret>`, sent as Bearer."""
 
