@@ -261,9 +261,7 @@ async def _demo_of(kernel: Kernel, plugin_id: str, tenant: Tenant) -> Document |
     try:
         made = await kernel.hooks.call(generation.key, plugin_id, "pk_demo", DEMO_DEADLINE_S, tenant=tenant)
     except HookFailed as failure:
-        kernel.log.error(
-            "a plugin could not fill its part of the demo", plugin=plugin_id, why=str(failure)
-        )
+        kernel.log.error("a plugin could not fill its part of the demo", plugin=plugin_id, why=str(failure))
         return {"plugin": plugin_id, "made": [], "problem": _why(failure)}
     return {"plugin": plugin_id, "made": [str(line) for line in made or ()], "problem": None}
 
