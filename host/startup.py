@@ -24,7 +24,6 @@ from host.migrations import migrate
 from host.own_operations import host_generation
 from host.resolution import Resolution, UnknownPlugin, resolve
 from host.settings import ANY_SECTION, HostSettings, LoadedSettings, SettingsInvalid, read
-from plugin_api.errors import KernelError
 from plugin_api.hooks import Health
 from plugin_api.ports.migrations import MIGRATOR
 
@@ -88,7 +87,7 @@ class Startup:
             {"host": HostSettings}, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION
         )
         if host.problems:
-            raise StartFailed(_with_violations(SettingsInvalid(host.problems)))
+            raise StartFailed(SettingsInvalid(host.problems).detail)
         try:
             return resolve(self._found, only=self._only, disabled=host.section("host").disabled)
         except UnknownPlugin as error:
@@ -110,7 +109,7 @@ class Startup:
         outside = {f.names.area for f in loaded if not f.is_kernel}
         ours = [problem for problem in settings.problems if problem.section not in outside]
         if ours:
-            raise StartFailed(_with_violations(SettingsInvalid(ours)))
+            raise StartFailed(SettingsInvalid(ours).detail)
         host: HostSettings = settings.section("host")
         self._kernel.deadline_s, self._kernel.body_bytes_max = host.deadline_s, host.body_bytes_max
         return settings
@@ -118,7 +117,7 @@ class Startup:
     def _settings_problem(self, found: Found) -> str | None:
         problems = self.settings.problems if self.settings else []
         mine = [problem for problem in problems if problem.section == found.names.area]
-        return _with_violations(SettingsInvalid(mine)) if mine else None
+        return SettingsInvalid(mine).detail if mine else None
 
     async def _activate(self, found: Found, plugin: object) -> Generation | None:
         problem = self._settings_problem(found)
@@ -207,7 +206,3 @@ def settings_of(found: Found) -> type[Struct] | None:
         return None
     settings = getattr(importlib.import_module(name), "Settings", None)
     return settings if isinstance(settings, type) and issubclass(settings, Struct) else None
-
-
-def _with_violations(error: KernelError) -> str:
-    return "\n".join([error.detail, *(f"  {v.pointer}: {v.detail}" for v in error.violations)])

@@ -89,7 +89,7 @@ Url = Annotated[
     typer.Option("--url", metavar="URL", help="Ask a kernel elsewhere over REST; PK_API_KEY is sent as Bearer."),
 ]
 Plugin = Annotated[
-    str | None, typer.Argument(metavar="[PLUGIN]", help="`iam` stands for `kernel.iam`; all when it is left out.")
+    str | None, typer.Argument(metavar="PLUGIN", help="`iam` stands for `kernel.iam`; all when it is left out.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")]
 
@@ -204,7 +204,7 @@ def plugins_list(data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson 
 def settings(
     wanted: Annotated[
         str | None,
-        typer.Argument(metavar="[SECTION]", help="`iam`, or one like `iam.signup`; all when it is left out."),
+        typer.Argument(metavar="SECTION", help="`iam`, or one like `iam.signup`; all when it is left out."),
     ] = None,
     data_dir: DataDir = DATA_DIR,
     as_json: AsJson = False,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -58,6 +56,9 @@ def is_debugging() -> bool:
 
 def describe_bug(error: BaseException) -> str:
     """One line that names the bug, and where its traceback was written."""
+    import tempfile  # noqa: PLC0415 - only needed where something went wrong
+    import traceback  # noqa: PLC0415 - as above
+
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
     told = f"this is a bug of Platform-Kernel ({type(error).__name__}{place}); please report it"
