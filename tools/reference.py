@@ -103,7 +103,8 @@ def _usage(argument: Any) -> str:
 def _parameter(parameter: Any) -> str:
     """One line of the list below a command: "* `--http-port PORT`: Port of REST."."""
     spelled = _usage(parameter) if parameter.param_type_name == "argument" else _option(parameter)
-    return f"* `{spelled}`{': ' + parameter.help if parameter.help else ''}\n"
+    default = f" Default: `{parameter.show_default}`." if isinstance(parameter.show_default, str) else ""
+    return f"* `{spelled}`{': ' + parameter.help if parameter.help else ''}{default}\n"
 
 
 def _option(option: Any) -> str:
