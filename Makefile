@@ -1,11 +1,17 @@
 # `make` alone prints the targets. Everything lives in .venv/; nothing else of the machine is touched.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 RUN ?=
+PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# Turns pip's lines into one that counts; what goes wrong is on stderr.
+COUNT := { all=$$(grep -c == requirements.lock); n=0; while read -r word _; do case $$word in \
+  Collecting|Requirement|Ignoring) n=$$((n + 1)); printf '\r    %d of %d' $$n $$all;; \
+  Installing) printf '\n    unpacking';; esac; done; echo; }
 
 .PHONY: help setup run test fast lint bench soak lock reference
 
@@ -19,10 +25,12 @@ $(STAMP): requirements.lock pyproject.toml
 	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1); say PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "==> installing into $(VENV) (a minute or two the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "==> 1/3 virtual environment $(VENV)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "==> 2/3 libraries, as locked (a minute or two the first time)"
+	@$(PIP) --require-hashes -r requirements.lock | $(COUNT)
+	@echo "==> 3/3 this checkout"
+	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 run: setup ## Start a kernel in .pk/ and print where it is
