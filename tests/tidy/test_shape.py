@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ REQUIRED = ("__init__.py", "manifest.toml", "README.md", "operations", "plugin.p
 MODULES = frozenset({"__init__", "settings", "model", "events", "storage", "operations", "routes", "plugin"})
 FOLDERS = frozenset({"drivers", "migrations", "bootstrap", "model", "storage", "operations", "__pycache__"})
 DATA = frozenset({"manifest.toml", "README.md", "wire.lock"})
+README = "# acme\n## What it promises\n## Limits\n## When something fails\n"
+SUBJECTS = ("promise", "limits", "fail")
 
 
 def plugins(root: Path) -> list[Path]:
@@ -33,9 +36,20 @@ def faults(plugin: Path) -> Iterator[str]:
                 yield f"{plugin.name}: {entry.name} has no place"
         elif entry.name not in DATA:
             yield f"{plugin.name}: {entry.name} has no place"
+    yield from unexplained(plugin)
     yield from (
         f"{file.relative_to(plugin.parent)} is empty" for file in plugin.rglob("*.py") if not file.read_text().strip()
     )
+
+
+def unexplained(plugin: Path) -> Iterator[str]:
+    """What the README of a plugin has no section about."""
+    if not (plugin / "README.md").exists():
+        return
+    headings = " ".join(re.findall(r"^## (.*)$", (plugin / "README.md").read_text(), re.MULTILINE)).lower()
+    for subject in SUBJECTS:
+        if subject not in headings:
+            yield f"{plugin.name}: README.md has no section about {subject}"
 
 
 def test_every_plugin_has_the_one_shape() -> None:
@@ -54,6 +68,7 @@ def test_there_are_plugins_to_look_at() -> None:
         ("lib/x.py", "acme: the folder lib has no place"),
         ("-README.md", "acme: README.md is missing"),
         ("-operations.py", "acme: operations is missing"),
+        ("## Limits", "acme: README.md has no section about limits"),
     ],
 )
 def test_another_shape_is_found(tmp_path: Path, broken: str, fault: str) -> None:
@@ -61,8 +76,11 @@ def test_another_shape_is_found(tmp_path: Path, broken: str, fault: str) -> None
     plugin.mkdir(parents=True)
     for name in ("__init__.py", "manifest.toml", "README.md", "operations.py", "plugin.py"):
         (plugin / name).write_text("x = 1")
+    (plugin / "README.md").write_text(README)
     if broken.startswith("-"):
         (plugin / broken[1:]).unlink()
+    elif broken.startswith("#"):
+        (plugin / "README.md").write_text(README.replace(broken, ""))
     else:
         (plugin / broken).parent.mkdir(exist_ok=True)
         (plugin / broken).write_text("x = 1")
