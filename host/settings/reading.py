@@ -231,7 +231,8 @@ class _Reader:
         elif section in self._sections:
             self._problem(section, key, "unknown_setting", f"{place}: {self._unknown_setting(section, key)}")
         elif isinstance(value, Mapping) or path:
-            self._problem(name, "", "unknown_section", f"{place}: {self._unknown_section(name)}")
+            named = name if isinstance(value, Mapping) else section
+            self._problem(named, "", "unknown_section", f"{place}: {self._unknown_section(named)}")
         else:
             said = f"{place}: {key} stands outside of any section; write it below a line like [host]"
             self._problem("", key, "unknown_setting", said)
