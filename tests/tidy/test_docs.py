@@ -121,3 +121,22 @@ def test_links_between_documents_lead_somewhere() -> None:
                 dead.append(f"{page.relative_to(ROOT)}: {target}")
 
     assert [] == dead
+
+
+def test_every_page_is_listed() -> None:
+    """What no list leads to is never read."""
+    lists = {folder: (folder / "README.md").read_text() for folder in (ROOT / "docs", ROOT / "docs" / "adr")}
+    pages = [
+        page
+        for page in (ROOT / "docs").rglob("*.md")
+        if page.name != "README.md" and "examples" not in page.relative_to(ROOT).parts
+    ]
+
+    assert len(pages) > 15
+    assert [] == [
+        str(page.relative_to(ROOT))
+        for page in pages
+        if not any(
+            f"]({page.relative_to(folder)})" in text for folder, text in lists.items() if page.is_relative_to(folder)
+        )
+    ]
