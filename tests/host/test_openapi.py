@@ -124,7 +124,15 @@ def registered(owner: type, plugin_id: str) -> list[RegisteredOperation]:
             f"{names.area}.{name}", plugin_id, names.area, spec, spec.method, absolute_path(names, spec), permission
         )
         answer = None if hints["return"] is type(None) else hints["return"]
-        found.append(RegisteredOperation(bound, function, hints["request"], answer, inspect.getdoc(function) or ""))
+        binding = compile_binding(
+            hints["request"], placeholders=spec.placeholders, takes_body=spec.method not in ("GET", "DELETE")
+        )
+        description = inspect.getdoc(function) or ""
+        found.append(
+            RegisteredOperation(
+                bound, function, hints["request"], answer, description, binding, compile_encoder(answer)
+            )
+        )
     return found
 
 
