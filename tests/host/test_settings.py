@@ -360,10 +360,8 @@ def test_sections_of_plugins_that_are_not_loaded_are_theirs(folders: tuple[Path,
     assert not everything.problems
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_file_that_cannot_be_read_is_told(folders: tuple[Path, Path]) -> None:
-    (folders[0] / "pk.toml").write_text("")
-    (folders[0] / "pk.toml").chmod(0)
+    (folders[0] / "pk.toml").mkdir()  # root reads every file, but no folder
 
     assert "cannot be read" in texts(loaded(folders))[0]
 
