@@ -140,3 +140,25 @@ def test_every_page_is_listed() -> None:
             f"]({page.relative_to(folder)})" in text for folder, text in lists.items() if page.is_relative_to(folder)
         )
     ]
+
+
+PLACE = re.compile(r"`((?:host|plugin_api|core_plugins|tests|docs|tools)/[\w./-]+)`")
+COMMAND = re.compile(r"`make ([a-z]+)")
+
+
+def dead_words(text: str, targets: set[str]) -> list[str]:
+    """Files and make targets that a page names and that are not there."""
+    return [
+        *(place for place in PLACE.findall(text) if not (ROOT / place).exists()),
+        *(f"make {name}" for name in COMMAND.findall(text) if name not in targets),
+    ]
+
+
+def test_files_and_targets_that_pages_name_are_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "core_plugins").rglob("README.md")]
+
+    found = {str(page.relative_to(ROOT)): dead_words(page.read_text(), targets) for page in pages}
+
+    assert {} == {name: words for name, words in found.items() if words}
+    assert ["host/nowhere.py", "make coffee"] == dead_words("`host/nowhere.py` `make coffee` `make run`", targets)
