@@ -25,6 +25,11 @@ def test_the_surface_is_as_committed() -> None:
     ("before", "after"),
     [
         (["plugin_api.ids.uuid7() -> UUID"], []),
+        (["plugin_api.a.A.b: str = ..."], ["plugin_api.a.A.b: str"]),
+        (
+            ["plugin_api.a.Name = Annotated[str, Meta(max_length=9)]"],
+            ["plugin_api.a.Name = Annotated[str, Meta(max_length=8)]"],
+        ),
         (["plugin_api.call.Call.tx(self) -> Tx"], ["plugin_api.call.Call.tx(self, more: int) -> Tx"]),
         (
             ["plugin_api.errors.NotFound(KernelError) status=404"],
@@ -48,5 +53,9 @@ def test_the_surface_sees_what_authors_use() -> None:
         "plugin_api.call.Call.tx(",
         "plugin_api.errors.NotFound(",
         "plugin_api.hooks.pk_register(",
+        "plugin_api.call.Actor.kind: ActorKind",
+        "plugin_api.call.ActorKind = Literal[",
+        "plugin_api.pages.PageRequest.limit: Annotated[int, Meta(ge=1, ",
+        "plugin_api.testing.plugin.tenant (fixture)",
     ):
         assert name in text
