@@ -15,7 +15,12 @@ TARGETS = ("setup", "run", "test", "lint", "bench", "soak")
 def make(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run make to its end; its variables are given as words, and those of an outer make are not inherited."""
     return subprocess.run(
-        ["env", "-u", "MAKEFLAGS", "-u", "MAKEOVERRIDES", "make", *words],
+        [
+            "env",
+            *(f"--unset={name}" for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "VENV", "PYTHON")),
+            "make",
+            *words,
+        ],
         cwd=cwd,
         capture_output=True,
         text=True,
