@@ -89,9 +89,7 @@ def list_settings(data_dir: Path, wanted: str | None, *, as_json: bool) -> None:
     if wanted:
         for one in items:
             print_text(f"\n{one['section']}.{one['name']}: {one['description']}")
-            print_text(
-                f"  takes {one['type']}; default {_compact(one['default'])}; set by {', '.join(one['environment'])}"
-            )
+            print_text(f"  takes {one['type']}; {_default(one)}; set by {', '.join(one['environment'])}")
     for problem in answer.get("problems", ()):
         print_text(f"\n{problem}")
 
@@ -103,6 +101,10 @@ def _is_wanted(one: Document, wanted: str | None) -> bool:
 
 def _shown(one: Document) -> str:
     return "(not set)" if one["value"] is None else _compact(one["value"])
+
+
+def _default(one: Document) -> str:
+    return "no default" if one["default"] is None else f"default {_compact(one['default'])}"
 
 
 def _compact(value: Any) -> str:
