@@ -8,11 +8,12 @@ after the other and writes each answer in one piece. Every name of aiohttp's tha
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 
+from host.expiry import Expiry, running_task
 from host.incoming import Incoming
 from host.observe import PluginLog
 from plugin_api.limits import HEADER_COUNT_MAX, HEADER_LINE_BYTES_MAX
@@ -28,17 +29,15 @@ _log = PluginLog("host")
 class Connection(RequestHandler):
     """aiohttp's protocol with our loop, problem documents for what is no HTTP, and a bound on connections."""
 
-    __slots__ = ("_door", "address")
+    __slots__ = ("_door", "address", "expiry")
+
+    expiry: Expiry
+    """Ends the calls of this connection's task."""
 
     def __init__(self, manager: HttpServer, **options: Any) -> None:
         super().__init__(manager, **options)
         self._door = manager.door
         self.address = ""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it belongs to."""
-        return self._loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it when there are too many."""
@@ -55,8 +54,12 @@ class Connection(RequestHandler):
 
     async def start(self) -> None:
         """Answer requests until the connection is to be closed; called by aiohttp as the connection's task."""
-        while not self._force_close and await self._answer_next():
-            pass
+        self.expiry = Expiry(running_task(), self._loop)
+        try:
+            while not self._force_close and await self._answer_next():
+                pass
+        finally:
+            self.expiry.close()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
@@ -65,21 +68,28 @@ class Connection(RequestHandler):
     async def _answer_next(self) -> bool:
         """Wait for a request and answer it; whether the connection stays open."""
         message, payload = await self._next()
-        keep = await self._answer(message, payload)
         if isinstance(message, _ErrInfo):
+            self._door.answer_broken(Incoming(ERROR, payload, self), message.exc)
             await self._part()
             return False
-        if self._paused:
-            await self._drain_helper()  # a pipeline of requests whose answers nobody reads waits here
-        if not payload.is_eof() and not self._force_close:
-            keep = await self._linger(payload) and keep
-        self._keepalive = keep
-        if not keep or self._close or self._force_close:
+        incoming = Incoming(message, payload, self)
+        self._current_request = cast("Any", incoming)  # aiohttp says BaseRequest and calls nothing but `_cancel`
+        self._request_in_progress = True
+        try:
+            keep = await self._door.handle(incoming)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception:  # noqa: BLE001 - one request's fault ends its connection, never the server
+            _log.error("a connection failed")
             return False
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-        return True
+        finally:
+            self._current_request, self._request_in_progress = None, False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        if self._paused or not payload.is_eof():
+            keep = await self._settle(payload, keep)
+        return self._stays(keep)
 
     async def _next(self) -> tuple[Any, StreamReader]:
         if not self._messages:
@@ -95,27 +105,23 @@ class Connection(RequestHandler):
             self._resume_reading_if_drained()
         return message, payload
 
-    async def _answer(self, message: Any, payload: StreamReader) -> bool:
-        broken = isinstance(message, _ErrInfo)
-        incoming = Incoming(ERROR if broken else message, payload, self)
-        current: Any = incoming  # aiohttp says BaseRequest and calls nothing but `_cancel`
-        self._current_request, self._request_in_progress = current, True
-        try:
-            if broken:
-                return self._door.answer_broken(incoming, message.exc)
-            return await self._door.handle(incoming)
-        except asyncio.CancelledError:
-            self.force_close()
-            raise
-        except ConnectionError:
+    async def _settle(self, payload: StreamReader, keep: bool) -> bool:
+        """Let the client read its answers and send the rest of its body; whether the connection may stay open."""
+        if self._paused:
+            await self._drain_helper()  # a pipeline of requests whose answers nobody reads waits here
+        if not payload.is_eof() and not self._force_close:
+            keep = await self._linger(payload) and keep
+        return keep
+
+    def _stays(self, keep: bool) -> bool:
+        """Whether the connection waits for another request; if so, no longer than KEEP_ALIVE_S."""
+        self._keepalive = keep
+        if not keep or self._close or self._force_close:
             return False
-        except Exception:  # noqa: BLE001 - one request's fault ends its connection, never the server
-            _log.error("a connection failed")
-            return False
-        finally:
-            self._current_request, self._request_in_progress = None, False
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        return True
 
     async def _part(self) -> None:
         """Send our end and drop what still comes, for a moment: closing over unread bytes would reset the connection, and

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,27 +67,26 @@ class _Dates:
 
 
 _dates: Final = _Dates()
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_END: Final = "\r\n"
+_NO_CONTENT: Final = 204
+
+
+@cache
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nX-Content-Type-Options: nosniff\r\n"
 
 
 def encoded(outgoing: Outgoing, request_id: str, *, keep_alive: bool, head: bool) -> bytes:
     """The whole answer as bytes."""
     status, body = outgoing.status, outgoing.body
-    about = (
-        ""
-        if status == HTTPStatus.NO_CONTENT
-        else f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(body)}\r\n"
-    )
+    about = f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(body)}\r\n" if status != _NO_CONTENT else ""
     text = (
-        f"HTTP/1.1 {status} {_PHRASES[status]}\r\nDate: {_dates.text()}\r\n{about}X-Request-Id: {request_id}\r\n"
-        f"X-Content-Type-Options: nosniff\r\n{_lines(outgoing.headers) if outgoing.headers else ''}"
-        f"{'' if keep_alive else 'Connection: close' + _END}\r\n"
+        f"{_status_line(status)}Date: {_dates.text()}\r\n{about}X-Request-Id: {request_id}\r\n"
+        f"{_lines(outgoing.headers) if outgoing.headers else ''}"
+        f"{_END if keep_alive else 'Connection: close' + _END + _END}"
     )
     encoded_head = text.encode("latin-1", "replace")
     return encoded_head if head else encoded_head + body
-
-
-_END: Final = "\r\n"
 
 
 def _lines(headers: tuple[tuple[str, str], ...]) -> str:
@@ -128,36 +128,23 @@ class RestDoor:
         """Answer one request; whether the connection may stay open. Raises nothing but a cancellation."""
         self._in_flight += 1
         try:
-            outgoing = await self._answer(incoming)
+            compiled = self._open(incoming)
+            if compiled is not None:
+                outgoing = self._success(incoming, compiled, await compiled.invoke(incoming))
+            else:
+                outgoing = await self._elsewhere(incoming)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
+            outgoing = self._failure(incoming, error)
         finally:
             self._in_flight -= 1
         return self._write(incoming, outgoing)
 
-    async def _answer(self, incoming: Incoming) -> Outgoing:
-        try:
-            incoming.body_limit = self._kernel.body_bytes_max
-            incoming.open()
-            log_context.set(incoming)
-            if self._in_flight > REQUESTS_IN_FLIGHT_MAX:
-                raise Unavailable(f"{REQUESTS_IN_FLIGHT_MAX} requests are under way in this worker; try again")
-            page = self._pages.get(incoming.path)
-            if page is not None:
-                return self._page(incoming, page)
-            compiled = self._find(incoming)
-            if compiled is None:
-                return await self._elsewhere(incoming)
-            answer = await compiled.invoke(incoming)
-            return self._success(incoming, compiled, answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
-            return self._failure(incoming, error)
-
-    def _page(self, incoming: Incoming, page: Page) -> Outgoing:
-        incoming.route = incoming.path
-        if incoming.method in ("GET", "HEAD"):
-            return page(incoming)
-        return self._other_method(incoming, {"GET"})
-
-    def _find(self, incoming: Incoming) -> CompiledOperation | None:
+    def _open(self, incoming: Incoming) -> CompiledOperation | None:
+        """Read the head, and find the operation that it asks for."""
+        incoming.open(self._kernel.body_bytes_max)
+        log_context.set(incoming)
+        if self._in_flight > REQUESTS_IN_FLIGHT_MAX:
+            raise Unavailable(f"{REQUESTS_IN_FLIGHT_MAX} requests are under way in this worker; try again")
         match = self._kernel.table.dispatch.find(incoming.path)
         if match is None:
             return None
@@ -168,8 +155,17 @@ class RestDoor:
             incoming.compiled, incoming.values = compiled, match.values
         return compiled
 
+    def _page(self, incoming: Incoming, page: Page) -> Outgoing:
+        incoming.route = incoming.path
+        if incoming.method in ("GET", "HEAD"):
+            return page(incoming)
+        return self._other_method(incoming, {"GET"})
+
     async def _elsewhere(self, incoming: Incoming) -> Outgoing:
         """Answer a path or method that no operation has."""
+        page = self._pages.get(incoming.path)
+        if page is not None:
+            return self._page(incoming, page)
         match = self._kernel.table.dispatch.find(incoming.path)
         if match is not None:
             return self._other_method(incoming, set(match.methods))

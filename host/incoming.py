@@ -8,6 +8,7 @@ import time
 from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -49,10 +50,10 @@ class Incoming:
         "compiled",
         "connection",
         "declared_bytes",
+        "expiry",
         "fields",
         "idempotency_key",
         "if_match",
-        "loop",
         "path",
         "query",
         "request_id",
@@ -67,7 +68,7 @@ class Incoming:
         self._message = message
         self._payload = payload
         self.connection = connection
-        self.loop = connection.loop
+        self.expiry = connection.expiry
         self.body_limit = BODY_BYTES_MAX
         self.started = time.monotonic()
         self.call: Call | None = None
@@ -84,8 +85,13 @@ class Incoming:
         self.declared_bytes = 0
         self.address = connection.address
 
-    def open(self) -> None:
-        """Read the header fields. Unreadable (`bad_header`) when one that must be single stands twice."""
+    def open(self, body_limit: int) -> None:
+        """Read the header fields; the body may have `body_limit` bytes.
+
+        Raises:
+            Unreadable: code `bad_header`, when a field that must be single stands twice.
+        """
+        self.body_limit = body_limit
         doubled = self._collect()
         fields = self.fields
         self.request_id = self._read_request_id()
@@ -124,10 +130,10 @@ class Incoming:
         return self.trace.trace_id if self.trace is not None else ""
 
     @property
-    def tenant(self) -> str:
+    def tenant(self) -> UUID | str:
         """The tenant's id, for the log; empty until the caller is known."""
         call = self.call
-        return str(call.tenant_id) if call is not None and call.has_tenant else ""
+        return call.tenant_id if call is not None and call.has_tenant else ""
 
     @property
     def plugin(self) -> str:

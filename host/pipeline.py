@@ -7,18 +7,18 @@ record))`. Whatever door a call comes through, it passes these steps in this ord
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from types import CoroutineType
 from typing import Any, Protocol
 
 import msgspec
 
+from host.expiry import Expiry
 from host.generations import Generation, RegisteredOperation, Table
 from plugin_api.call import ANONYMOUS, Call, CallRuntime, Identity, Trace
 from plugin_api.errors import (
-    DeadlinePassed,
     InvalidRequest,
     KernelBug,
     KernelError,
@@ -46,14 +46,15 @@ class Inbound(Protocol):
     user_agent: str
     call: Call | None
     """Set as soon as the caller is known."""
-    loop: asyncio.AbstractEventLoop
+    expiry: Expiry
+    """Ends the call when its time is up; of the task that runs it."""
 
     def credentials(self) -> Credentials:
         """What the caller showed."""
         ...
 
-    def request(self) -> Any | Awaitable[Any]:
-        """Read and validate the request of the operation; awaitable only when its bytes are still on their way."""
+    def request(self) -> Any:
+        """Read and validate the request of the operation; a coroutine only when its bytes are still on their way."""
         ...
 
 
@@ -73,57 +74,6 @@ class InnerOperation:
     invoke: Callable[[Call, Any], Awaitable[Any]]
 
 
-class Expiry:
-    """Cancels the current task when its time is up, and turns that cancellation into DeadlinePassed.
-
-    `loop.call_later` and a cancel cost a quarter of `asyncio.timeout`, and this is on every request's path.
-    """
-
-    __slots__ = ("_fired", "_handle", "_seconds", "_task")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._fired = False
-        self._seconds = seconds
-        task = asyncio.current_task(loop)  # without the loop, asyncio asks the system for our pid each time
-        if task is None:
-            raise KernelBug("a deadline needs a task")
-        self._task = task
-        self._handle = loop.call_later(seconds, self._expire)
-
-    def _expire(self) -> None:
-        self._fired = True
-        self._task.cancel()
-
-    def stop(self) -> None:
-        """No cancellation from now on; one of ours that somebody swallowed is taken back."""
-        self._handle.cancel()
-        if self._fired:
-            self._fired = False
-            self._task.uncancel()
-
-    def translate(self, error: asyncio.CancelledError) -> BaseException:
-        """DeadlinePassed when the cancellation is ours, else the cancellation itself."""
-        if not self._fired:
-            return error
-        self._fired = False
-        if self._task.uncancel() > 0:
-            return error
-        return DeadlinePassed(f"the call was not done within {self._seconds:g} s; try again, or ask for less at once")
-
-
-async def finish(call: Call, run: Run, request: Any) -> Any:
-    """Run an operation in its one transaction: everything it wrote commits together or not at all."""
-    try:
-        answer = await run(call, request)
-    except BaseException:
-        transaction = call.transaction
-        if transaction is not None:
-            await transaction.rollback()
-        raise
-    await settle(call)
-    return answer
-
-
 async def settle(call: Call) -> None:
     """Commit what the call wrote, then run its callbacks; they run too when the commit's outcome is unknown."""
     transaction = call.transaction
@@ -133,6 +83,23 @@ async def settle(call: Call) -> None:
     finally:
         for callback in call.after or ():
             callback()
+
+
+def _in_transaction(run: Run) -> Run:
+    """Run in the call's one transaction: everything that was written commits together or not at all."""
+
+    async def transacted(call: Call, request: Any) -> Any:
+        try:
+            answer = await run(call, request)
+        except BaseException:
+            if call.transaction is not None:
+                await call.transaction.rollback()
+            raise
+        if call.transaction is not None or call.after:
+            await settle(call)
+        return answer
+
+    return transacted
 
 
 def _with_recorders(run: Run, recorders: list[Callable[[Call, Any, Any], Awaitable[None]]]) -> Run:
@@ -175,10 +142,7 @@ def compose(registered: RegisteredOperation, table: Table) -> Run:
     inside = _with_recorders(registered.function, recorders)
     inside = _with_idempotency(inside, slots.idempotency(bound) if slots.idempotency else None)
 
-    async def transacted(call: Call, request: Any) -> Any:
-        return await finish(call, inside, request)
-
-    return _with_guard(transacted, slots.guard(bound) if slots.guard else None)
+    return _with_guard(_in_transaction(inside), slots.guard(bound) if slots.guard else None)
 
 
 class Checks:
@@ -230,22 +194,22 @@ def compile_invoke(
     run, bound = compose(registered, table), registered.bound
     needs_version = bound.method == "PATCH"
     seconds = min(bound.spec.deadline_s or deadline_s, deadline_s)
-    monotonic = time.monotonic
 
     async def invoke(inbound: Inbound) -> Any:
         if admit is not None:
             admit(bound, inbound.address, inbound.declared_bytes)
-        expiry = Expiry(inbound.loop, seconds)
+        expiry = inbound.expiry
+        deadline = expiry.start(seconds)
         generation.in_flight += 1
         try:
-            call = identify(inbound, runtime, monotonic() + seconds)
+            call = identify(inbound, runtime, deadline)
             if not isinstance(call, Call):
                 call = await call
             inbound.call = call
             for step in before:
                 await step(call)
             request = inbound.request()
-            if isinstance(request, Awaitable):
+            if isinstance(request, CoroutineType):
                 request = await request
             if needs_version and call.if_match is None:
                 raise PreconditionRequired(_VERSION_NEEDED)
