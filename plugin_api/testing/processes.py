@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 _PROC: Final = Path("/proc")
 
 
-class Process(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Process:
     """One process; `started` tells it apart from a later one with the same pid."""
 
     pid: int
-    started: str
-    command: str
+    started: int
+    """When, in clock ticks since the system's start."""
+    command: str = field(compare=False)
+    """Its command line as it is now: servers show in it what they are doing, so it tells nobody apart."""
 
 
 def processes_within(folder: Path) -> list[Process]:
@@ -29,11 +32,15 @@ def processes_within(folder: Path) -> list[Process]:
     return [process for process in found if str(folder) in process.command or _works_in(process.pid, folder)]
 
 
-def end(process: Process) -> None:
-    """Kill this very process. One that is gone already is no error."""
-    if _look_at(process.pid) == process:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+def end(process: Process) -> bool:
+    """Kill this very process; False when it was gone already."""
+    if _look_at(process.pid) != process:
+        return False
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _look_at(pid: int) -> Process | None:
@@ -42,7 +49,7 @@ def _look_at(pid: int) -> Process | None:
         command = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except (OSError, IndexError):
         return None
-    return None if fields[0] in "ZX" else Process(pid, fields[19], command)
+    return None if fields[0] in "ZX" else Process(pid, int(fields[19]), command)
 
 
 def _works_in(pid: int, folder: Path) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from plugin_api.clock import Clock, SystemClock
 from plugin_api.testing import FakeClock, Signal, until
+from plugin_api.testing.processes import end, processes_within
 
 
 def test_both_clocks_are_clocks(fake_clock: FakeClock) -> None:
@@ -122,3 +126,20 @@ async def test_until_gives_what_came_true() -> None:
     assert await until(lambda: 7, "it is there") == 7
     with pytest.raises(AssertionError, match=r"not within 0\.03 s: it is there"):
         await until(lambda: False, "it is there", 0.03)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no processes are seen")
+async def test_a_process_that_changes_its_command_line_stays_the_same(tmp_path: Path) -> None:
+    with subprocess.Popen(["sh", "-c", "read line; exec sleep 60"], stdin=subprocess.PIPE, cwd=tmp_path) as shell:
+        [before] = processes_within(tmp_path)
+        assert shell.stdin is not None
+        shell.stdin.write(b"\n")
+        shell.stdin.flush()
+        [after] = await until(
+            lambda: [p for p in processes_within(tmp_path) if p.command == "sleep 60"], "the shell has become a sleep"
+        )
+
+        assert after == before, "titles come and go; servers show in them what they do"
+        assert end(before)
+        await until(lambda: not processes_within(tmp_path), "it is gone")
+    assert not end(before)
