@@ -20,9 +20,10 @@ from plugin_api.ids import uuid7
 from plugin_api.ports.cache import Cache
 from plugin_api.testing import until
 
-LIMIT_S = 0.25
-ANSWER_S_MAX = LIMIT_S + 0.15
-"""What a call may take as seen from outside, on a busy machine."""
+LIMIT_S = 2.0
+"""What a call may take: enough for a busy machine, where it is a quarter of a second by default."""
+ANSWER_S_MAX = LIMIT_S * 1.6
+"""The same as seen from outside."""
 
 
 def ignore(message: str, **fields: object) -> None:
@@ -273,15 +274,12 @@ async def test_cancelled_calls_leave_every_connection_in_step(cache: Cache, tena
         assert all(isinstance(value, asyncio.CancelledError) for value in others)
 
 
-async def test_many_callers_share_few_connections(valkey_url: str, tenant: UUID) -> None:
-    patient = CacheOperations(ValkeyStore(valkey_url, size=8, timeout_s=10.0, warn=ignore))
-    await patient.start(10.0)
-    parts = [patient.part(name) for name in ("money", "acme.crm", "iam", "gateway", "files")]
+async def test_many_callers_share_few_connections(provider: CacheOperations, tenant: UUID) -> None:
+    parts = [provider.part(name) for name in ("money", "acme.crm", "iam", "gateway", "files")]
     await asyncio.gather(*(part.set(tenant, f"key{n}", b"%d" % n, ttl_s=60) for part in parts for n in range(100)))
 
     for part in parts:
         assert await part.get(tenant, "key99") == b"99"
-    await patient.stop()
 
 
 async def test_ping_tells_that_the_server_is_not_there() -> None:

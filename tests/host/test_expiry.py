@@ -36,8 +36,8 @@ async def test_a_call_that_takes_too_long_is_ended_and_told_so() -> None:
 
 async def test_a_call_begins_with_all_of_its_time_whatever_was_left_of_the_one_before() -> None:
     ends = expiry()
-    await call(ends, 0.2, 0.15)
-    assert await call(ends, 0.2, 0.15) >= 0.15  # the timer of the first looks in the middle of this one
+    await call(ends, 0.3, 0)
+    assert await call(ends, 30, 0.5) >= 0.5  # the timer of the first looks in the middle of this one
     begun = time.monotonic()
     with pytest.raises(DeadlinePassed):
         await call(ends, 0.2, 30)
@@ -53,8 +53,8 @@ async def test_a_shorter_call_does_not_wait_for_the_timer_of_a_longer_one() -> N
 
 async def test_nothing_is_ended_between_calls() -> None:
     ends = expiry()
-    await call(ends, 0.05, 0)
-    await asyncio.sleep(0.15)
+    await call(ends, 0.3, 0)
+    await asyncio.sleep(0.4)
     assert running_task().cancelling() == 0
     with pytest.raises(DeadlinePassed):
         await call(ends, 0.05, 30)
