@@ -293,13 +293,13 @@ async def test_a_statement_ends_at_the_deadline(notes) -> None:
 
 async def test_a_later_statement_ends_soon_after_the_deadline(notes) -> None:
     begun = time.monotonic()
-    tx = await notes.begin(for_s=0.4)
+    tx = await notes.begin(for_s=1.5)
     await tx.fetch("select pg_sleep(0.3)")
     with pytest.raises((DeadlinePassed, StoreUnavailable)):
         await tx.fetch("select pg_sleep(30)")
     await tx.rollback()
 
-    assert time.monotonic() - begun < 2.5
+    assert 1.45 < time.monotonic() - begun < 3.6
 
 
 async def test_after_the_deadline_nothing_is_begun_or_committed(notes) -> None:
