@@ -1,8 +1,8 @@
 """Where msgspec is at least as strict as our schemas: what it accepts there needs no second look.
 
 The schema is the law (`host.wire_schema`), and for most types msgspec takes more than it: UUIDs without dashes, sets with
-doubles, integers that do not stay exact. Asking the schema costs as much as decoding, so it is left out where it could
-not object.
+doubles, integers that do not stay exact. To read a request twice costs more than to read it once, so a flat one is read
+by msgspec alone where the schema could not object.
 """
 
 from __future__ import annotations
@@ -18,40 +18,28 @@ _PLAIN_PATTERN: Final = re.compile(r"[A-Za-z0-9_@:/ ,\[\]{}()+*?|^-]*")
 _ANNOTATIONS: Final = frozenset({"description", "examples", "title", "writeOnly", "deprecated"})
 
 
-def is_as_strict(kind: inspect.Type) -> bool:
-    """Whether the schema of this type accepts everything that msgspec accepts."""
-    return _Walk().is_as_strict(kind)
+def is_as_strict(record: inspect.StructType) -> bool:
+    """Whether the schema of this Struct accepts everything that msgspec accepts. False when it holds other records."""
+    is_closed = record.forbid_unknown_fields and record.tag_field is None and not record.array_like
+    return is_closed and all(_agrees(field.type) for field in record.fields)
 
 
-class _Walk:
-    def __init__(self) -> None:
-        self._seen: set[type] = set()
-
-    def is_as_strict(self, kind: inspect.Type) -> bool:
-        match kind:
-            case inspect.Metadata(type=inner, extra_json_schema=extra):
-                return (extra or {}).keys() <= _ANNOTATIONS and self.is_as_strict(inner)
-            case inspect.NoneType() | inspect.BoolType() | inspect.LiteralType():
-                return True
-            case inspect.StrType(pattern=pattern):
-                return pattern is None or _reads_alike(pattern)
-            case inspect.IntType():
-                return _stays_exact(kind)
-            case inspect.UnionType(types=types):
-                return all(map(self.is_as_strict, types))
-            case inspect.ListType() | inspect.VarTupleType():
-                return self.is_as_strict(kind.item_type)
-            case inspect.StructType():
-                return self._record(kind)
-            case _:
-                return False
-
-    def _record(self, kind: inspect.StructType) -> bool:
-        if kind.cls in self._seen:  # a type may contain itself
+def _agrees(kind: inspect.Type) -> bool:
+    match kind:
+        case inspect.Metadata(type=inner, extra_json_schema=extra):
+            return (extra or {}).keys() <= _ANNOTATIONS and _agrees(inner)
+        case inspect.NoneType() | inspect.BoolType() | inspect.LiteralType():
             return True
-        self._seen.add(kind.cls)
-        is_closed = kind.forbid_unknown_fields and kind.tag_field is None and not kind.array_like
-        return is_closed and all(self.is_as_strict(field.type) for field in kind.fields)
+        case inspect.StrType(pattern=pattern):
+            return pattern is None or _reads_alike(pattern)
+        case inspect.IntType():
+            return _stays_exact(kind)
+        case inspect.UnionType(types=types):
+            return all(map(_agrees, types))
+        case inspect.ListType() | inspect.VarTupleType():
+            return _agrees(kind.item_type)
+        case _:
+            return False
 
 
 def _stays_exact(kind: inspect.IntType) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -62,8 +61,7 @@ class _Binding:
         self._is_typed = not any(_has_open_numbers(schema) for schema in whole.values())
         self._has_bytes = any(mentions(schema, "contentEncoding") for schema in whole.values())
         self._has_cursor = issubclass(plan.type, PageRequest)
-        self._msgspec_decides = is_as_strict(plan.kind)
-        self._read_whole = _whole_reader(plan) if self._msgspec_decides else None
+        self._read_whole = _whole_reader(plan)
 
     def without_body(self, values: Sequence[str], query: str, body: bytes | None) -> Any:
         """Bind a request of path and query."""
@@ -140,9 +138,6 @@ class _Binding:
         return Violation(join("", name), "unknown_field", f"the query has no such field{known}")
 
     def _made(self, fields: dict[str, Any], found: list[Violation]) -> Any:
-        if self._msgspec_decides and not found:
-            with suppress(msgspec.ValidationError):  # the checker knows better what is wrong
-                return msgspec.convert(fields, self._plan.type, str_keys=True)
         if found or not self._checker.is_valid(fields):
             raise self._refusal(fields, found)
         if self._has_bytes:
@@ -184,12 +179,14 @@ class _Binding:
 
 
 def _whole_reader(plan: RequestPlan) -> Callable[[bytes], Any] | None:
-    """Makes `read(body) -> request or UNSURE` in one step, for flat requests whose every field must be in the body.
+    """Makes `read(body) -> request or UNSURE` in one step, for flat requests whose every field must be in the body and
+    that msgspec reads as strictly as the schema does: two fifths of the time that reading, checking and making take.
 
     As `read_quickly` it leaves every doubt to those who look: without a backslash no key has a second spelling, and where
     every field is there and nothing else, as many colons as fields means that no key stands twice.
     """
-    if not plan.fields or any(field.source != "body" or not field.field.required for field in plan.fields):
+    is_whole = plan.fields and all(field.source == "body" and field.field.required for field in plan.fields)
+    if not is_whole or not is_as_strict(plan.kind):
         return None
     decode, colons = msgspec.json.Decoder(plan.type).decode, len(plan.fields)
 

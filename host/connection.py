@@ -54,7 +54,7 @@ class Connection(RequestHandler):
 
     async def start(self) -> None:
         """Answer requests until the connection is to be closed; called by aiohttp as the connection's task."""
-        self.expiry = Expiry(running_task(), self._loop)
+        self.expiry = Expiry(running_task(), self._loop.call_later)
         try:
             while not self._force_close and await self._answer_next():
                 pass
@@ -68,18 +68,17 @@ class Connection(RequestHandler):
     async def _answer_next(self) -> bool:
         """Wait for a request and answer it; whether the connection stays open."""
         message, payload = await self._next()
-        if isinstance(message, _ErrInfo):
-            self._door.answer_broken(Incoming(ERROR, payload, self), message.exc)
-            await self._part()
-            return False
-        incoming = Incoming(message, payload, self)
+        broken = isinstance(message, _ErrInfo)
+        incoming = Incoming(ERROR if broken else message, payload, self)
         self._current_request = cast("Any", incoming)  # aiohttp says BaseRequest and calls nothing but `_cancel`
         self._request_in_progress = True
         try:
-            keep = await self._door.handle(incoming)
+            keep = self._door.answer_broken(incoming, message.exc) if broken else await self._door.handle(incoming)
         except asyncio.CancelledError:
             self.force_close()
             raise
+        except ConnectionError:
+            return False
         except Exception:  # noqa: BLE001 - one request's fault ends its connection, never the server
             _log.error("a connection failed")
             return False
@@ -87,6 +86,9 @@ class Connection(RequestHandler):
             self._current_request, self._request_in_progress = None, False
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
+        if broken:
+            await self._part()
+            return False
         if self._paused or not payload.is_eof():
             keep = await self._settle(payload, keep)
         return self._stays(keep)

@@ -5,10 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 from plugin_api.errors import DeadlinePassed, KernelBug
 
-_monotonic = time.monotonic
+
+class Timer(Protocol):
+    """What a timer is to us."""
+
+    def cancel(self) -> None:
+        """Do not fire."""
+        ...
+
+
+CallLater = Callable[[float, Callable[[], None]], Timer]
+"""The event loop's own: `call_later(seconds, callback)`."""
 
 
 def running_task() -> asyncio.Task[object]:
@@ -26,12 +38,15 @@ class Expiry:
     every few seconds, where `asyncio.timeout` would arm and cancel one for each request.
     """
 
-    __slots__ = ("_armed_until", "_ends", "_fired", "_loop", "_seconds", "_task", "_timer")
+    __slots__ = ("_armed_until", "_call_later", "_ends", "_fired", "_monotonic", "_seconds", "_task", "_timer")
 
-    def __init__(self, task: asyncio.Task[object], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, task: asyncio.Task[object], call_later: CallLater, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._task = task
-        self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
+        self._call_later = call_later
+        self._monotonic = monotonic
+        self._timer: Timer | None = None
         self._armed_until = math.inf
         self._ends = math.inf
         self._seconds = 0.0
@@ -39,7 +54,7 @@ class Expiry:
 
     def start(self, seconds: float) -> float:
         """Let a call begin that may take so long; when it must have ended (monotonic seconds)."""
-        ends = self._ends = _monotonic() + seconds
+        ends = self._ends = self._monotonic() + seconds
         self._seconds = seconds
         if ends < self._armed_until:
             self._arm(seconds, ends)
@@ -69,14 +84,14 @@ class Expiry:
     def _arm(self, seconds: float, until: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._look)
+        self._timer = self._call_later(seconds, self._look)
         self._armed_until = until
 
     def _look(self) -> None:
         self._timer, self._armed_until = None, math.inf
         if self._ends == math.inf:
             return  # nothing is under way; the next call arms the timer again
-        left = self._ends - _monotonic()
+        left = self._ends - self._monotonic()
         if left > 0:
             self._arm(left, self._ends)
         else:

@@ -72,7 +72,7 @@ _NO_CONTENT: Final = 204
 
 
 @cache
-def _status_line(status: int) -> str:
+def _first_lines(status: int) -> str:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nX-Content-Type-Options: nosniff\r\n"
 
 
@@ -81,7 +81,7 @@ def encoded(outgoing: Outgoing, request_id: str, *, keep_alive: bool, head: bool
     status, body = outgoing.status, outgoing.body
     about = f"Content-Type: {outgoing.content_type}\r\nContent-Length: {len(body)}\r\n" if status != _NO_CONTENT else ""
     text = (
-        f"{_status_line(status)}Date: {_dates.text()}\r\n{about}X-Request-Id: {request_id}\r\n"
+        f"{_first_lines(status)}Date: {_dates.text()}\r\n{about}X-Request-Id: {request_id}\r\n"
         f"{_lines(outgoing.headers) if outgoing.headers else ''}"
         f"{_END if keep_alive else 'Connection: close' + _END + _END}"
     )

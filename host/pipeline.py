@@ -95,8 +95,7 @@ def _in_transaction(run: Run) -> Run:
             if call.transaction is not None:
                 await call.transaction.rollback()
             raise
-        if call.transaction is not None or call.after:
-            await settle(call)
+        await settle(call)
         return answer
 
     return transacted

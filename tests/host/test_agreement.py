@@ -50,12 +50,17 @@ class Leaf(Struct, forbid_unknown_fields=True):
     flag: bool | None
 
 
-class Tree(Struct, forbid_unknown_fields=True):
-    """Contains itself, and may lack fields."""
+class Lists(Struct, forbid_unknown_fields=True):
+    """Of what agrees."""
 
-    names: Annotated[list[Annotated[str, Meta(max_length=2)]], Meta(max_length=2)] = []
-    left: Tree | None = None
-    pair: tuple[bool, ...] = ()
+    names: Annotated[list[Annotated[str, Meta(max_length=2)]], Meta(max_length=2)]
+    pair: tuple[bool | None, ...]
+
+
+class Twig(Struct, forbid_unknown_fields=True):
+    """Contains another record."""
+
+    leaf: Leaf
 
 
 def one(type_: Any) -> type[Struct]:
@@ -66,7 +71,7 @@ def plan_of(type_: Any) -> Any:
     return request_plan(type_, (), takes_body=True)
 
 
-@pytest.mark.parametrize("type_", [Leaf, Tree])
+@pytest.mark.parametrize("type_", [Leaf, Lists])
 def test_these_need_no_second_look(type_: type[Struct]) -> None:
     assert is_as_strict(plan_of(type_).kind)
 
@@ -96,18 +101,24 @@ def test_of_these_msgspec_takes_more(type_: Any, taken: str) -> None:
     assert not is_as_strict(plan.kind)
 
 
+@pytest.mark.parametrize("type_", [Open, Twig])
+def test_a_record_that_is_open_or_holds_another_is_looked_at(type_: type[Struct]) -> None:
+    assert not is_as_strict(plan_of(type_).kind)
+
+
 values = st.recursive(
     st.one_of(
         st.sampled_from(["a", "A", "AB\n", "abcd", "é", "b", "\U0001f600", "x:y", "", "\x7f"]),
         st.sampled_from([0, 1, 3, 5, 6, 1.0, 2**63, -1, True, False, None, 1e400, -0.0]),
     ),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["names", "left", "pair", "x"]), inner, max_size=2)
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["names", "pair", "x"]), inner, max_size=2)
     ),
     max_leaves=4,
 )
-NAMES = ["title", "code", "count", "kind", "flag", "names", "left", "pair", "other"]
+NAMES = ["title", "code", "count", "kind", "flag", "names", "pair", "other"]
 VALID = {"title": "ab", "code": "A", "count": 2, "kind": "a", "flag": None}
+LISTS = {"names": ["a", "AB"], "pair": [True, None]}
 
 
 def text(pairs: list[tuple[str, Any]], *, ascii_only: bool) -> bytes:
@@ -119,14 +130,14 @@ bodies = st.builds(
     lambda base, more, drop, ascii_only: text(
         [(n, v) for n, v in base.items() if n != drop] + more, ascii_only=ascii_only
     ),
-    st.sampled_from([VALID, {}]),
+    st.sampled_from([VALID, LISTS, {}]),
     st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=3),
     st.sampled_from([None, *NAMES]),
     st.booleans(),
 )
 
 
-@pytest.mark.parametrize("type_", [Leaf, Tree])
+@pytest.mark.parametrize("type_", [Leaf, Lists])
 @given(body=bodies)
 def test_what_msgspec_takes_of_these_the_schema_takes_too(type_: type[Struct], body: bytes) -> None:
     plan = plan_of(type_)
@@ -145,7 +156,7 @@ def outcome(bind: binding.Bind, body: bytes) -> Any:
         return (error.code, error.detail)
 
 
-@pytest.mark.parametrize("type_", [Leaf, Tree])
+@pytest.mark.parametrize("type_", [Leaf, Lists])
 @given(body=bodies)
 def test_the_short_way_ends_where_the_long_one_does(type_: type[Struct], body: bytes) -> None:
     short = compile_binding(type_, placeholders=(), takes_body=True)

@@ -171,8 +171,8 @@ async def kill_and_come_back(kernel: KernelProcess, victim: str, writers: Writer
     await asyncio.sleep(chance.uniform(0, 0.05))  # anywhere in the middle of a write
     doomed = set(sessions(kernel)) if victim in ("postgres", "session", "parent") else set[Process]()
     if victim == "session":
-        while not end(chance.choice(sorted(sessions(kernel)))):
-            pass  # it has ended by itself meanwhile; another one
+        # One that has ended by itself meanwhile is not killed; then another one is.
+        await until(lambda: end(chance.choice(sorted(sessions(kernel)))), "a session is killed", BACK_S)
     else:
         kernel.kill(victim)
     killed = time.monotonic()
