@@ -12,7 +12,7 @@ import typer
 
 DATA_DIR: Final = Path(".pk")
 PORT_MAX: Final = 65_535
-START, LOOK, CHANGE = "Start", "Look", "Change"
+START, LOOK, CHANGE, WRITE = "Start", "Look", "Change", "Write plugins"
 IS_RICH: Final = sys.stdout.isatty() and sys.stderr.isatty()
 """Frames and colours are for people; what a program reads is plain."""
 FunctionT = TypeVar("FunctionT", bound=Callable[..., None])
@@ -341,3 +341,31 @@ def reload(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     from host.cli.questions import reload_workers  # noqa: PLC0415 - as above
 
     reload_workers(data_dir, as_json=as_json)
+
+
+# -------------------------------------------------------------------------------------------------- write plugins
+
+new = typer.Typer(no_args_is_help=True, help="Begin something new.")
+app.add_typer(new, name="new", rich_help_panel=WRITE)
+
+
+@_command(new, name="plugin")
+def new_plugin(
+    plugin_id: Annotated[str, typer.Argument(metavar="ID", help="Its id for ever, like acme.crm: yours first.")],
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", show_default="the current folder", help="Where its folder is made.")
+    ] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write a plugin that works, to go on from.
+
+    For acme.crm it makes the folder DIR/acme-crm with the package acme_crm: a manifest, settings, a table with its
+    migration, operations over REST, and tests that run in a real kernel. Nothing that exists is overwritten.
+
+    Examples:
+      pk new plugin acme.crm
+      pk new plugin acme.crm --dir ~/plugins --json
+    """
+    from host.cli.authoring import begin_plugin  # noqa: PLC0415 - as above
+
+    begin_plugin(plugin_id, directory, as_json=as_json)
