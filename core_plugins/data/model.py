@@ -1,16 +1,21 @@
-"""What the tenant wall is made of, without I/O: names of roles, the signed context, what a statement may be."""
+"""What the tenant wall is made of, without I/O: names of roles, the signed context, what a statement may be; and what a
+change of the desired state may hold."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
 
-from plugin_api.errors import KernelBug
+from plugin_api.errors import InvalidRequest, KernelBug, Violation
+from plugin_api.ports.desired_state import PLUGINS_MAX, ChangeId, DesiredPlugin, PreviousVersion, ThirdPartyId
 
 APP_ROLE: Final = "pk_app"
 """The one role that the pool logs in as; it holds nothing itself and may become any plugin's role."""
@@ -131,3 +136,51 @@ def _end_of_comment(sql: str, at: int) -> int:
         if depth == 0:
             return mark.end()
     return len(sql)
+
+
+def check_change(change_id: str, put: Sequence[DesiredPlugin], drop: Sequence[str]) -> None:
+    """Refuse a change of the desired state that the database would refuse, and tell all that is wrong with it.
+
+    Raises:
+        InvalidRequest: a text breaks its bound, an id stands twice, or the change is too large.
+    """
+    if max(len(put), len(drop)) > PLUGINS_MAX:
+        seen = f"{len(put)} to put and {len(drop)} to drop"
+        raise InvalidRequest(f"expected at most {PLUGINS_MAX} plugins of each, seen {seen}; make several changes of it")
+    found = [
+        *_misfit("/change_id", change_id, ChangeId),
+        *(violation for at, plugin in enumerate(put) for violation in _misfits(f"/put/{at}", plugin)),
+        *(
+            violation
+            for at, plugin_id in enumerate(drop)
+            for violation in _misfit(f"/drop/{at}", plugin_id, ThirdPartyId)
+        ),
+    ]
+    counts = Counter([*(plugin.id for plugin in put), *drop])
+    found += [
+        Violation("/put", "duplicate_item", f"{name} stands {count} times in one change; name it once")
+        for name, count in counts.items()
+        if count > 1
+    ]
+    if found:
+        text = "; ".join(violation.detail for violation in found[:3])
+        raise InvalidRequest(f"the change of the plugins breaks its bounds: {text}", violations=found)
+
+
+def _misfits(pointer: str, value: DesiredPlugin | PreviousVersion) -> Iterator[Violation]:
+    """What of a plugin breaks its bounds; msgspec checks them when it decodes, not when one is made."""
+    for field in msgspec.structs.fields(type(value)):
+        part = getattr(value, field.name)
+        if isinstance(part, PreviousVersion):
+            yield from _misfits(f"{pointer}/{field.name}", part)
+        else:
+            yield from _misfit(f"{pointer}/{field.name}", part, field.type)
+
+
+def _misfit(pointer: str, value: object, bound: Any) -> Iterator[Violation]:
+    try:
+        msgspec.convert(value, bound)
+    except msgspec.ValidationError:
+        # The value is not told: a requirement may hold an address with a password in it.
+        expected = next((one.description for one in getattr(bound, "__metadata__", ())), f"a {bound}")
+        yield Violation(pointer, "invalid", f"{pointer}: expected {expected}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from core_plugins.data.drivers.asyncpg_database import AsyncpgDatabase
+from core_plugins.data.drivers.asyncpg_desired_state import AsyncpgDesiredState
 from core_plugins.data.drivers.asyncpg_migrator import Access, AsyncpgMigrator
 from core_plugins.data.drivers.asyncpg_pool import LoginRefused, Pool
 from core_plugins.data.drivers.asyncpg_session import connector
@@ -18,6 +19,7 @@ from plugin_api import Registrar, hookimpl
 from plugin_api.errors import InvalidRequest, KernelError
 from plugin_api.hooks import Health
 from plugin_api.ports.database import DATABASE
+from plugin_api.ports.desired_state import DESIRED_STATE
 from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.servers import ChildServer
 
@@ -38,7 +40,7 @@ class DataPlugin:
 
     @hookimpl
     def pk_register(self, registrar: Registrar) -> None:
-        """Provide the ports `data` and `migrations`."""
+        """Provide the ports `data`, `migrations` and `desired_state`."""
         settings = registrar.settings or Settings()
         dsn = _dsn(settings, registrar.host_state.servers)
         migrator = AsyncpgMigrator(
@@ -55,6 +57,7 @@ class DataPlugin:
         self._operations = DataOperations(open_store, registrar.log)
         registrar.service(DATABASE, self._operations)
         registrar.service(MIGRATOR, migrator)
+        registrar.service(DESIRED_STATE, AsyncpgDesiredState(dsn))
 
     @hookimpl
     async def pk_enable(self) -> None:

@@ -292,3 +292,33 @@ SET_LOGIN: Final = "insert into pk.login (password) values ($1)"
 OPEN_SESSION: Final = """
 select pk.open_session() as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock
 """
+
+LOCK_PLUGINS: Final = "lock table pk.plugin_change in share row exclusive mode"
+"""One change after the other; reading goes on. No advisory lock, which any plugin's statement could take and hold."""
+FIND_CHANGE: Final = "select sequence from pk.plugin_change where change_id = $1"
+LAST_CHANGE: Final = "select max(sequence) from pk.plugin_change"
+ADD_CHANGE: Final = "insert into pk.plugin_change (sequence, change_id, put, dropped) values ($1, $2, $3, $4)"
+TRIM_CHANGES: Final = "delete from pk.plugin_change where sequence <= $1"
+
+READ_PLUGINS: Final = """
+select last.sequence as last_sequence, last.change_id, p.*
+from (select sequence, change_id from pk.plugin_change order by sequence desc limit 1) last
+left join pk.plugin p on true
+order by p.id
+"""
+"""One statement, so that the number and the plugins are of one moment; one row without a plugin when there is none."""
+PUT_PLUGINS: Final = """
+insert into pk.plugin (id, version, digest, distribution, target, requirement, enabled, previous_version, previous_digest,
+  previous_distribution, previous_target, previous_requirement, sequence)
+select id, version, digest, distribution, target, requirement, enabled, previous->>'version', previous->>'digest',
+  previous->>'distribution', previous->>'target', previous->>'requirement', $2
+from jsonb_to_recordset($1) as given (id text, version text, digest text, distribution text, target text, requirement text,
+  enabled boolean, previous jsonb)
+on conflict (id) do update set (version, digest, distribution, target, requirement, enabled, previous_version,
+  previous_digest, previous_distribution, previous_target, previous_requirement, changed_at, sequence)
+  = (excluded.version, excluded.digest, excluded.distribution, excluded.target, excluded.requirement, excluded.enabled,
+  excluded.previous_version, excluded.previous_digest, excluded.previous_distribution, excluded.previous_target,
+  excluded.previous_requirement, excluded.changed_at, excluded.sequence)
+"""
+DROP_PLUGINS: Final = "delete from pk.plugin where id = any ($1)"
+COUNT_PLUGINS: Final = "select count(*) from pk.plugin"

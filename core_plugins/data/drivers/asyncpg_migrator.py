@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from msgspec import Struct
@@ -158,14 +158,7 @@ class AsyncpgMigrator:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[Connection, None]:
-        try:
-            connection = await connect(self._dsn, timeout=CONNECT_S_MAX)
-        except Exception as error:
-            if is_away(error) or isinstance(error, TimeoutError):
-                raise StoreUnavailable("the database cannot be reached") from error
-            raise KernelBug(
-                f"the database refused the administrator's log-in: {type(error).__name__}: {error}"
-            ) from error
+        connection = await log_in(self._dsn)
         try:
             yield connection
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -219,6 +212,21 @@ class AsyncpgMigrator:
             migration.phase,
             self._kernel_version,
         )
+
+
+async def log_in(dsn: str, **options: Any) -> Connection:
+    """Open a connection as the administrator, within CONNECT_S_MAX; options as in `asyncpg.connect`.
+
+    Raises:
+        StoreUnavailable: the database is away.
+        KernelBug: it refuses the log-in.
+    """
+    try:
+        return await connect(dsn, timeout=CONNECT_S_MAX, **options)
+    except Exception as error:
+        if is_away(error) or isinstance(error, TimeoutError):
+            raise StoreUnavailable("the database cannot be reached") from error
+        raise KernelBug(f"the database refused the administrator's log-in: {type(error).__name__}: {error}") from error
 
 
 class _RollBack(Exception):
