@@ -1,0 +1,96 @@
+"""The search for what holds an object: from the object outwards over the collector's referrers, to something with a name."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterable, Mapping
+from types import FrameType, FunctionType, ModuleType
+from typing import Any, Final
+
+from host.leaks.belonging import Belonging
+from host.leaks.remains import Sentinel
+
+STEPS_MAX: Final = 12
+AT_ONCE: Final = 60
+"""Objects whose referrers one pass over all objects looks for."""
+LOOKED_AT_MAX: Final = 6_000
+HOLDERS_MAX: Final = 3
+
+
+def find_holders(sentinels: Mapping[str, Sentinel], belonging: Belonging) -> list[str]:
+    """In words, the nearest things outside a generation that hold it: at most HOLDERS_MAX; [] when none is found.
+
+    Frozen objects are not seen: thaw them first.
+    """
+    search = _Search(belonging)
+    waiting: list[object] = list(sentinels.values())
+    search.ignore(sentinels, sentinels.values(), waiting)
+    for _ in range(STEPS_MAX):
+        waiting = search.step(waiting)
+        if not waiting or len(search.seen) > LOOKED_AT_MAX or len(search.found) >= HOLDERS_MAX:
+            break
+    return search.found[:HOLDERS_MAX]
+
+
+class _Search:
+    def __init__(self, belonging: Belonging) -> None:
+        self._belonging = belonging
+        self._modules = {id(vars(m)): n for n, m in sys.modules.copy().items() if isinstance(m, ModuleType)}
+        self.seen: set[int] = set()
+        self.found: list[str] = []
+        self.ignore(self._modules, self.seen, self.found, vars(self), self)
+
+    def ignore(self, *ours: object) -> None:
+        """Never look at these."""
+        self.seen.update(map(id, ours))
+
+    def step(self, inner: list[object]) -> list[object]:
+        """Look at the referrers of `inner`: name those that are outside, give back those to search on from."""
+        outer: list[object] = []
+        self.ignore(inner, outer)
+        for start in range(0, len(inner), AT_ONCE):
+            some = inner[start : start + AT_ONCE]
+            self.ignore(some)
+            for referrer in gc.get_referrers(*some):
+                if id(referrer) in self.seen or self._is_ours(referrer):
+                    continue
+                self.seen.add(id(referrer))
+                self._judge(referrer, some, outer)
+        return outer
+
+    def _is_ours(self, referrer: object) -> bool:
+        return isinstance(referrer, FrameType) and referrer.f_globals.get("__name__", "").startswith("host.leaks")
+
+    def _judge(self, referrer: object, held: list[object], outer: list[object]) -> None:
+        name = self._name(referrer, held)
+        if name is None:
+            outer.append(referrer)
+        elif name not in self.found:
+            self.found.append(name)
+
+    def _name(self, holder: object, held: list[object]) -> str | None:
+        """A holder in words; None when it is the generation's own, or one of those whose own holder says more."""
+        if isinstance(holder, dict):
+            module = self._modules.get(id(holder))
+            return f"dict of module {module} key {self._key(holder, held)}" if module is not None else None
+        if isinstance(holder, FrameType):
+            return None if self._belonging.is_frame(holder) else _frame(holder)
+        if isinstance(holder, ModuleType) or self._belonging.find(holder) is not None:
+            return None
+        if isinstance(holder, type):
+            return f"class {holder.__module__}.{holder.__qualname__} attribute {self._key(vars(holder), held)}"
+        if isinstance(holder, FunctionType):
+            return f"function {holder.__module__}.{holder.__qualname__}"
+        return None
+
+    def _key(self, holder: Mapping[Any, Any], held: Iterable[object]) -> str:
+        """The key of what is held directly, or of what was looked at on the way to it."""
+        near = set(map(id, held))
+        ids = {key: id(value) for key, value in holder.items()}
+        keys = [key for key, one in ids.items() if one in near] or [key for key, one in ids.items() if one in self.seen]
+        return str(keys[0]) if keys else "?"
+
+
+def _frame(frame: FrameType) -> str:
+    return f"a frame of {frame.f_code.co_qualname} at {frame.f_code.co_filename}:{frame.f_lineno}"
