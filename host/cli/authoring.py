@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import typer
 
+from host.authoring.examination import examine
+from host.authoring.finding import Finding, Severity
 from host.authoring.scaffold import BadId, NoPlace, new_project
 from host.cli.ending import CommandFailed
-from host.cli.output import print_json, print_text
+from host.cli.output import print_json, print_text, working
+
+SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 
 
 def begin_plugin(plugin_id: str, directory: Path, *, as_json: bool) -> None:
@@ -34,3 +41,33 @@ def begin_plugin(plugin_id: str, directory: Path, *, as_json: bool) -> None:
     print_text("  pk check .              what an installation would refuse, and why")
     print_text("  pk plugins install .    into the running kernel")
     print_text("  pytest                  its tests, in a kernel of their own")
+
+
+def check_plugin(folder: Path, *, as_json: bool) -> None:
+    """`pk check`.
+
+    Raises:
+        Exit: with status 1, there is an error.
+    """
+    with working(f"checking {folder}"):
+        found = examine(folder.absolute())
+    counts: Counter[Severity] = Counter(finding.severity for finding in found)
+    if as_json:
+        told = {f"{severity}s": counts[severity] for severity in SEVERITIES}
+        print_json({"ok": not counts["error"], **told, "findings": found})
+    else:
+        _show(found, counts)
+    raise typer.Exit(1 if counts["error"] else 0)
+
+
+def _show(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:
+    for one in found:
+        place = f"{one.file}:{one.line}" if one.line else one.file
+        print_text(f"{one.severity}: {one.id}{f' in {place}' if place else ''}")
+        print_text(f"  {one.message}\n  why:    {one.why}\n  remedy: {one.remedy}\n")
+    told = [_counted(counts[one], one) for one in SEVERITIES if counts[one]]
+    print_text(", ".join(told) if told else "nothing to say against it")
+
+
+def _counted(count: int, of: str) -> str:
+    return f"{count} {of}{'' if count == 1 else 's'}"

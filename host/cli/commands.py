@@ -369,3 +369,27 @@ def new_plugin(
     from host.cli.authoring import begin_plugin  # noqa: PLC0415 - as above
 
     begin_plugin(plugin_id, directory, as_json=as_json)
+
+
+@_command(app, WRITE)
+def check(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", exists=True, file_okay=False, help="The plugin's folder, with its pyproject.toml."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what is wrong with a plugin, before a kernel does.
+
+    Each finding has its place, why it matters and what to do. An installation refuses errors; warnings are worth a look,
+    infos are for your judgement. The exit status is 1 when there is an error. docs/reference/checks.md lists the rules.
+
+    Examples:
+      pk check .
+      pk check ~/plugins/acme-crm --json
+    """
+    from host.cli.authoring import check_plugin  # noqa: PLC0415 - as above
+
+    check_plugin(folder, as_json=as_json)

@@ -1,0 +1,151 @@
+"""The check of a plugin: every rule over one package or project. Nothing of the plugin is imported or run."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import importlib_metadata
+
+from host.authoring import (
+    rules_files,
+    rules_hooks,
+    rules_imports,
+    rules_manifest,
+    rules_migrations,
+    rules_operations,
+    rules_process,
+    rules_project,
+)
+from host.authoring.finding import Finding
+from host.authoring.package import Declared, Package, Place, Rule
+from host.discovery import GROUP
+
+PROJECT_FILE: Final = "pyproject.toml"
+_ORDER: Final = {"error": 0, "warning": 1, "info": 2}
+
+
+def _nowhere(_: Package) -> list[Place]:
+    return []  # `check_project` looks itself: there is no package yet
+
+
+PROJECT: Final = Rule(
+    "project-unreadable",
+    "error",
+    "Without it pip cannot build the plugin, and the kernel cannot find it.",
+    "Write a `pyproject.toml` with the entry point; `pk new plugin acme.crm` shows a whole one.",
+    _nowhere,
+)
+RULES: Final = (
+    *(PROJECT, *rules_project.RULES),
+    *rules_manifest.RULES,
+    *rules_files.RULES,
+    *rules_hooks.RULES,
+    *rules_operations.RULES,
+    *rules_migrations.RULES,
+    *rules_imports.RULES,
+    *rules_process.RULES,
+)
+"""All of them, in the order of docs/reference/checks.md."""
+
+
+def check_package(folder: Path, package: str) -> list[Finding]:
+    """Check an unpacked plugin: `folder` is like a small site-packages, `package` the import package in it.
+
+    Errors come first, then by file and line. A folder without the package has one finding.
+    """
+    return _check(Package(folder, folder, package, _installed(folder, package)))
+
+
+def check_project(folder: Path) -> list[Finding]:
+    """Check a source folder: its `pyproject.toml`, and the package that its entry point names."""
+    read = _read_project(folder)
+    if isinstance(read, str):
+        return _refused(read)
+    declared = _declared(read)
+    packages = sorted({_package(target) for target in declared.entry_points.values()})
+    if len(packages) != 1:
+        seen = f"{len(packages)} packages" if packages else "none"
+        return _refused(f'it declares {seen} below [project.entry-points."{GROUP}"]; expected one')
+    top = _top(folder, packages[0])
+    if top is None:
+        return _refused(f"its entry point names {packages[0]!r}, and there is no such package here or in src/")
+    return _check(Package(folder, top, packages[0], declared))
+
+
+def package_of(folder: Path) -> tuple[Path, str, str] | None:
+    """What a source folder's trial needs: the folder that holds its package, the entry point's target, its id.
+
+    None when `check_project` would find no package.
+    """
+    read = _read_project(folder)
+    entries = _declared(read).entry_points if not isinstance(read, str) else {}
+    for plugin_id, target in entries.items():
+        top = _top(folder, _package(target))
+        if top is not None:
+            return top, target, plugin_id
+    return None
+
+
+def rules_page() -> str:
+    """The body of docs/reference/checks.md: a table of all rules."""
+    rows = [f"| `{rule.id}` | {rule.severity} | {rule.why} | {rule.remedy} |\n" for rule in RULES]
+    return "| rule | severity | why | remedy |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _package(target: str) -> str:
+    return target.partition(":")[0].strip()
+
+
+def _top(folder: Path, package: str) -> Path | None:
+    """The folder in a project that holds a package."""
+    parts = package.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return None
+    return next((top for top in (folder, folder / "src") if top.joinpath(*parts).is_dir()), None)
+
+
+def _check(package: Package) -> list[Finding]:
+    found = [finding for rule in RULES for finding in rule.findings(package)]
+    return sorted(found, key=lambda one: (_ORDER[one.severity], one.file, one.line))
+
+
+def _refused(said: str) -> list[Finding]:
+    return [Finding(PROJECT.id, PROJECT.severity, said, PROJECT.why, PROJECT.remedy, PROJECT_FILE)]
+
+
+def _read_project(folder: Path) -> Mapping[str, Any] | str:
+    """The content of its pyproject.toml, or why there is none."""
+    try:
+        return tomllib.loads((folder / PROJECT_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        return f"there is no {PROJECT_FILE} in {folder}"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    except ValueError as error:  # TOMLDecodeError, or no UTF-8
+        return f"it is no TOML: {error}"
+
+
+def _declared(project: Mapping[str, Any]) -> Declared:
+    told = project.get("project")
+    about = told if isinstance(told, Mapping) else {}
+    groups = about.get("entry-points")
+    entries = groups.get(GROUP) if isinstance(groups, Mapping) else {}
+    sound = {k: v for k, v in entries.items() if isinstance(v, str)} if isinstance(entries, Mapping) else {}
+    version = about.get("version")
+    return Declared(version if isinstance(version, str) else None, sound, PROJECT_FILE, project)
+
+
+def _installed(folder: Path, package: str) -> Declared | None:
+    """What the distribution in a folder says, if one there declares the package."""
+    for distribution in importlib_metadata.distributions(path=[str(folder)]):
+        try:
+            entries = {one.name: one.value for one in distribution.entry_points if one.group == GROUP}
+            told = Declared(distribution.version, entries, f"{distribution.name} (metadata)")
+        except Exception:  # noqa: BLE001, S112 - whatever is damaged, it does not declare this package
+            continue
+        if any(_package(value) == package for value in entries.values()):
+            return told
+    return None
