@@ -54,7 +54,8 @@ def find_leaks(remains: Remains, loop: asyncio.AbstractEventLoop | None = None) 
     """Everything that a generation left behind; [] when it is gone.
 
     Looks at the tasks of `loop`, or of the running loop. Call it when nothing of the plugin is held any more: its
-    generation, hooks and objects forgotten, its `LoadedCode` unloaded. A clean generation costs one young collection and
+    generation, hooks and objects forgotten, its `LoadedCode` unloaded, and the loop turned once (`asyncio.sleep(0)`)
+    since its last task ended, or the loop itself still holds that one's result. A clean generation costs one young collection and
     a look at threads, tasks and handlers; a leaking one a walk over all objects, which takes a second or so.
     """
     belonging = Belonging(remains.root, remains.folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import CO_OPTIMIZED
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -37,9 +38,10 @@ class _Search:
     def __init__(self, belonging: Belonging) -> None:
         self._belonging = belonging
         self._modules = {id(vars(m)): n for n, m in sys.modules.copy().items() if isinstance(m, ModuleType)}
+        self._variables = dict(_variables(belonging))
         self.seen: set[int] = set()
         self.found: list[str] = []
-        self.ignore(self._modules, self.seen, self.found, vars(self), self)
+        self.ignore(self._modules, self._variables, self.seen, self.found, vars(self), self)
 
     def ignore(self, *ours: object) -> None:
         """Never look at these."""
@@ -53,17 +55,14 @@ class _Search:
             some = inner[start : start + AT_ONCE]
             self.ignore(some)
             for referrer in gc.get_referrers(*some):
-                if id(referrer) in self.seen or self._is_ours(referrer):
+                if id(referrer) in self.seen or isinstance(referrer, FrameType):
                     continue
                 self.seen.add(id(referrer))
                 self._judge(referrer, some, outer)
         return outer
 
-    def _is_ours(self, referrer: object) -> bool:
-        return isinstance(referrer, FrameType) and referrer.f_globals.get("__name__", "").startswith("host.leaks")
-
     def _judge(self, referrer: object, held: list[object], outer: list[object]) -> None:
-        name = self._name(referrer, held)
+        name = self._variables.get(id(referrer)) or self._name(referrer, held)
         if name is None:
             outer.append(referrer)
         elif name not in self.found:
@@ -74,8 +73,6 @@ class _Search:
         if isinstance(holder, dict):
             module = self._modules.get(id(holder))
             return f"dict of module {module} key {self._key(holder, held)}" if module is not None else None
-        if isinstance(holder, FrameType):
-            return None if self._belonging.is_frame(holder) else _frame(holder)
         if isinstance(holder, ModuleType) or self._belonging.find(holder) is not None:
             return None
         if isinstance(holder, type):
@@ -92,5 +89,22 @@ class _Search:
         return str(keys[0]) if keys else "?"
 
 
-def _frame(frame: FrameType) -> str:
-    return f"a frame of {frame.f_code.co_qualname} at {frame.f_code.co_filename}:{frame.f_lineno}"
+def _variables(belonging: Belonging) -> Iterator[tuple[int, str]]:
+    """The id of every object that a running function holds in a variable, and where; the collector does not see them."""
+    for frame in sys._current_frames().values():  # noqa: SLF001 - the only way to the other threads' frames
+        outer: FrameType | None = frame
+        while outer is not None:
+            if not belonging.is_frame(outer) and not str(outer.f_globals.get("__name__")).startswith("host.leaks"):
+                yield from _locals(outer)
+            outer = outer.f_back
+
+
+def _locals(frame: FrameType) -> list[tuple[int, str]]:
+    if not frame.f_code.co_flags & CO_OPTIMIZED:
+        return []  # the variables of a module or class, which have names of their own
+    where = f"in a frame of {frame.f_code.co_qualname} at {frame.f_code.co_filename}:{frame.f_lineno}"
+    values = frame.f_locals
+    found = [(id(value), f"the variable {name} {where}") for name, value in values.items()]
+    if isinstance(values, dict):  # before Python 3.13 a copy, which would hold the values until the function ends
+        values.clear()
+    return found

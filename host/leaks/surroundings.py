@@ -1,14 +1,23 @@
-"""What a plugin shares with everybody in its process, noted before and compared after its code ran."""
+"""What a plugin shares with everybody in its process, noted before and compared after its code ran.
+
+What it registered with `atexit` is not here: the loader knows it (`Remains.at_exit`), and the libraries that a plugin is
+the first to import register there too.
+"""
 
 from __future__ import annotations
 
-import atexit
+import asyncio
+import builtins
 import gc
+import json
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,27 +28,18 @@ from typing import Any, Final
 from host.leaks.belonging import PRIVATE_PREFIX
 from host.leaks.finding import Kind, Leak
 
-WATCHED: Final = frozenset(
-    {
-        "plugin_api",
-        "host",
-        "asyncio",
-        "socket",
-        "ssl",
-        "json",
-        "os",
-        "sys",
-        "logging",
-        "threading",
-        "time",
-        "builtins",
-        "msgspec",
-        "pluggy",
-        "aiohttp",
-    }
-)
+_ALWAYS: Final = (asyncio, builtins, json, logging, os, socket, ssl, sys, threading, time)
+WATCHED: Final = frozenset({"plugin_api", "host", "msgspec", "pluggy", "aiohttp", *(one.__name__ for one in _ALWAYS)})
 """Packages whose functions and classes everybody relies on; those that are not imported are not looked at."""
-_HOOKS: Final = ("excepthook", "unraisablehook", "displayhook", "breakpointhook")
+_HOOKS: Final = (
+    (sys, "excepthook"),
+    (sys, "unraisablehook"),
+    (sys, "displayhook"),
+    (sys, "breakpointhook"),
+    (threading, "excepthook"),
+)
+_NOBODYS: Final = ("_cython_", "cython_runtime")
+"""Modules that compiled code makes up."""
 _Members = dict[str, dict[str, Any]]
 
 
@@ -51,7 +51,6 @@ class Surroundings:
     finders: tuple[object, ...]
     modules: frozenset[str]
     threads: frozenset[int]
-    at_exit: int
     signals: dict[int, Any]
     handlers: tuple[object, ...]
     level: int
@@ -71,13 +70,12 @@ class Surroundings:
             (*sys.meta_path, *sys.path_hooks),
             frozenset(sys.modules.copy()),
             frozenset(thread.ident or 0 for thread in threading.enumerate()),
-            _at_exit(),
             {int(number): signal.getsignal(number) for number in signal.valid_signals()},
             (*root.handlers, *root.filters),
             root.level,
             _members(),
             tuple(warnings.filters),
-            {name: getattr(sys, name) for name in _HOOKS} | {"threading.excepthook": threading.excepthook},
+            {f"{place.__name__}.{name}": getattr(place, name) for place, name in _HOOKS},
             (gc.isenabled(), gc.get_threshold(), gc.get_debug(), *gc.callbacks),
             dict(os.environ),  # noqa: TID251 - compared with itself, and its values never shown
             _working_folder(),
@@ -88,11 +86,6 @@ class Surroundings:
         """What differs from `before`, each with what it is and what to do; `owner` is who is told to have done it."""
         now = Surroundings.snapshot()
         return [Leak(kind, owner, text) for kind, compare in _COMPARED for text in compare(before, now)]
-
-
-def _at_exit() -> int:
-    count: int = atexit._ncallbacks()  # noqa: SLF001 - the only way to see that something was registered
-    return count
 
 
 def _working_folder() -> str:
@@ -130,7 +123,7 @@ def _changed_members(before: Surroundings, now: Surroundings) -> Iterator[str]:
     for place, names in before.members.items():
         later = now.members.get(place, {})
         for name, value in names.items():
-            if later.get(name) is not value:
+            if later.get(name) is not value and f"{place}.{name}" not in before.hooks:
                 seen = "is gone" if name not in later else f"is {_show(later[name])}, was {_show(value)}"
                 yield f"{place}.{name} {seen}; everybody in the process uses it: do not change it"
         for name in later.keys() - names.keys():
@@ -169,7 +162,7 @@ def _new_modules(before: Surroundings, now: Surroundings) -> Iterator[str]:
     homes = tuple(f"{Path(entry).resolve()}{os.sep}" for entry in before.path if entry)
     for name in sorted(now.modules - before.modules):
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top.startswith(PRIVATE_PREFIX):
+        if top in sys.stdlib_module_names or top.startswith((PRIVATE_PREFIX, *_NOBODYS)):
             continue
         places = _places(sys.modules.get(name))
         if not any(place.startswith(homes) for place in places):
@@ -190,11 +183,6 @@ def _new_threads(before: Surroundings, now: Surroundings) -> Iterator[str]:
             target = vars(thread).get("_target")
             runs = _show(target) if target is not None else _show(type(thread))
             yield f"the thread {thread.name!r} runs {runs}; start it in pk_enable, and end and join it in pk_disable"
-
-
-def _more_at_exit(before: Surroundings, now: Surroundings) -> Iterator[str]:
-    if now.at_exit > before.at_exit:
-        yield f"{now.at_exit - before.at_exit} functions more are registered with atexit; do it in pk_disable instead"
 
 
 def _changed_signals(before: Surroundings, now: Surroundings) -> Iterator[str]:
@@ -224,7 +212,7 @@ def _changed_filters(before: Surroundings, now: Surroundings) -> Iterator[str]:
 def _changed_hooks(before: Surroundings, now: Surroundings) -> Iterator[str]:
     for name, hook in now.hooks.items():
         if before.hooks[name] is not hook:
-            yield f"{name if '.' in name else f'sys.{name}'} is {_show(hook)}; it is the host's"
+            yield f"{name} is {_show(hook)}; it is the host's"
 
 
 def _changed_collector(before: Surroundings, now: Surroundings) -> Iterator[str]:
@@ -248,7 +236,6 @@ _COMPARED: Final[list[tuple[Kind, Callable[[Surroundings, Surroundings], Iterato
     ("sys_path", _changed_path),
     ("monkeypatch", _changed_members),
     ("thread", _new_threads),
-    ("atexit", _more_at_exit),
     ("signal_handler", _changed_signals),
     ("logging_handler", _changed_logging),
     ("module", _new_modules),
