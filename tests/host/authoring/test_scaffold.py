@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,19 +18,6 @@ ROOT = Path(__file__).parents[3]
 LONGEST = "acme." + "x" * 55
 
 
-def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """One program of this environment, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as it comes."""
@@ -40,34 +25,25 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its wheel, built without an index from a copy, for a build leaves files behind."""
-    place = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(project, place / "source")
-    options = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    built = run("pip", "wheel", "-q", *options, "-w", str(place), str(place / "source"), cwd=place)
-    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
-    return next(place.glob("*.whl"))
+def unpacked(project: Path, site: Callable[[Path], Path]) -> Path:
+    """What its wheel installs."""
+    return site(project)
 
 
-def test_its_wheel_holds_what_is_read_at_run_time(project: Path, wheel: Path) -> None:
+def test_its_wheel_holds_what_is_read_at_run_time(project: Path, unpacked: Path) -> None:
     package = {str(file.relative_to(project)) for file in (project / "acme_crm").rglob("*") if file.is_file()}
 
-    names = set(zipfile.ZipFile(wheel).namelist())
+    files = {str(file.relative_to(unpacked)) for file in unpacked.rglob("*") if file.is_file()}
 
     assert len(package) > 8
-    assert package == {name for name in names if ".dist-info/" not in name}
+    assert package == {name for name in files if ".dist-info/" not in name}
 
 
-def test_it_works_in_a_kernel(project: Path, wheel: Path, tmp_path: Path) -> None:
+def test_it_works_in_a_kernel(
+    project: Path, unpacked: Path, own_tests: Callable[[Path, Path], subprocess.CompletedProcess[str]]
+) -> None:
     """Its own tests pass where it is installed."""
-    with zipfile.ZipFile(wheel) as packed:
-        packed.extractall(tmp_path / "site")
-    (tmp_path / "tests").mkdir()
-    shutil.copy(project / "tests" / "test_notes.py", tmp_path / "tests")
-    shutil.copy(project / "pyproject.toml", tmp_path)
-
-    ran = run("pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    ran = own_tests(project, unpacked)
 
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-1000:]
     assert "4 passed" in ran.stdout
@@ -89,7 +65,9 @@ MYPY = ("mypy", "--strict", "--no-incremental", "acme_crm", "tests")
         (LONGEST, MYPY),
     ],
 )
-def test_it_is_tidy_and_typed(tmp_path: Path, plugin_id: str, checker: tuple[str, ...]) -> None:
+def test_it_is_tidy_and_typed(
+    run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, plugin_id: str, checker: tuple[str, ...]
+) -> None:
     made = new_project(plugin_id, tmp_path)
     strict = '{"typeCheckingMode": "strict", "extraPaths": ["%s"], "pythonVersion": "3.11"}' % ROOT  # noqa: UP031
     (Path(made.folder) / "pyrightconfig.json").write_text(strict)

@@ -1,0 +1,3 @@
+"""Leads and deals for each tenant."""
+
+from acme_crm.plugin import plugin as plugin
