@@ -38,6 +38,8 @@ _HOOKS: Final = (
     (sys, "breakpointhook"),
     (threading, "excepthook"),
 )
+_LOOPS_THREADS: Final = "asyncio_"
+"""Names of the event loop's own, which `asyncio.to_thread` uses and the loop ends."""
 _NOBODYS: Final = ("_cython_", "cython_runtime")
 """Modules that compiled code makes up."""
 _Members = dict[str, dict[str, Any]]
@@ -179,7 +181,7 @@ def _places(module: object) -> list[str]:
 
 def _new_threads(before: Surroundings, now: Surroundings) -> Iterator[str]:
     for thread in threading.enumerate():
-        if thread.ident not in before.threads:
+        if thread.ident not in before.threads and not thread.name.startswith(_LOOPS_THREADS):
             target = vars(thread).get("_target")
             runs = _show(target) if target is not None else _show(type(thread))
             yield f"the thread {thread.name!r} runs {runs}; start it in pk_enable, and end and join it in pk_disable"
