@@ -14,7 +14,7 @@ from host.agreement import is_as_strict
 from host.encoding import compile_encoder
 from host.formats import FORMATS
 from host.json_reader import UNSURE, clean, join, parse_integer, pointers, read, read_quickly
-from host.request_plan import RequestField, RequestPlan, request_plan
+from host.request_plan import OCTETS, RequestField, RequestPlan, request_plan
 from host.violations import Checker
 from host.wire_schema import Schema, SchemaError, mentions
 from plugin_api.errors import InvalidRequest, Unreadable, Violation
@@ -27,6 +27,7 @@ Bind = Callable[[Sequence[str], str, bytes | None], Any]
 """(raw placeholder values in the order of the path, raw query, body) -> request."""
 Read = Callable[[str], Any]
 
+_TEXTS: Final = ("path", "query")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
@@ -52,10 +53,11 @@ class _Binding:
     def __init__(self, plan: RequestPlan) -> None:
         self._plan = plan
         self._checker = _checker(plan)
-        self._readers = {field.name: _reader(field, plan) for field in plan.fields if field.source != "body"}
+        self._readers = {field.name: _reader(field, plan) for field in plan.fields if field.source in _TEXTS}
         self._lists = {field.name for field in plan.of_source("query") if _is_list(field.schema, plan.definitions)}
         self._query_names = {field.name for field in plan.of_source("query")}
-        self._elsewhere = frozenset(self._readers)
+        self._elsewhere = frozenset(field.name for field in plan.fields if field.source != "body")
+        self._octets = {field.name for field in plan.of_source("octets")}
         whole = {"": plan.schema, **plan.definitions}
         # Only integers are bounded by the schema; in what has no type or is any number, the reader must look.
         self._is_typed = not any(_has_open_numbers(schema) for schema in whole.values())
@@ -104,14 +106,9 @@ class _Binding:
     def _without_foreign(self, fields: dict[str, Any], found: list[Violation]) -> dict[str, Any]:
         for name in self._elsewhere & fields.keys():
             del fields[name]
-            where = "path" if name in self._plan.placeholders else "query"
-            found.append(
-                Violation(
-                    join("", name),
-                    "unknown_field",
-                    f"{name} comes from the {where}; leave it out of the body",
-                )
-            )
+            where = f"comes from the {'path' if name in self._plan.placeholders else 'query'}"
+            said = f"is the whole body, sent as {OCTETS}" if name in self._octets else where
+            found.append(Violation(join("", name), "unknown_field", f"{name} {said}; leave it out of the JSON body"))
         return fields
 
     def _add_path(self, values: Sequence[str], fields: dict[str, Any], found: list[Violation]) -> None:

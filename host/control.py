@@ -11,13 +11,15 @@ import socket
 import struct
 from typing import Any, Final, Protocol
 
+import msgspec
 from aiohttp import web
 
+from host.changes.orders import Change, Outcome
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
-from host.listener import Answer, Asked, Listener
+from host.listener import Answer, Asked, Listener, Page
 from host.problems import CONTENT_TYPE
 from host.workers import Worker, WorkerFailed
-from plugin_api.errors import KernelBug, NotAllowed, Unavailable
+from plugin_api.errors import InvalidRequest, KernelBug, NotAllowed, Unavailable
 
 FORWARD_LIMIT_S: Final = 60.0
 MIGRATION_LIMIT_S: Final = 600.0
@@ -44,6 +46,15 @@ class Controlled(Protocol):
         """Every process: pid, state, uptime, restarts, stalls."""
         ...
 
+    @property
+    def doing(self) -> str:
+        """What the change of plugins under way does now."""
+        ...
+
+    async def change(self, change: Change) -> Outcome:
+        """Change the plugins. Raises a KernelError when that is refused or fails."""
+        ...
+
     async def reload(self) -> None:
         """Replace every worker.
 
@@ -62,7 +73,25 @@ class Control:
     def listener(self) -> Listener:
         """The door, not started."""
         pages = dict.fromkeys(_FORWARDED, self._forward)
-        return Listener({**pages, ("GET", "/doctor"): self._doctor, ("POST", "/reload"): self._reload}, check_peer)
+        own: dict[tuple[str, str], Page] = {
+            ("GET", "/doctor"): self._doctor,
+            ("POST", "/reload"): self._reload,
+            ("POST", "/plugins"): self._change,
+            ("GET", "/plugins/doing"): self._doing,
+        }
+        return Listener({**pages, **own}, check_peer)
+
+    async def _change(self, asked: Asked) -> Answer:
+        try:
+            change = msgspec.convert(asked.body, Change)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(
+                f"the command line asked for something that this kernel does not know: {error}"
+            ) from error
+        return Answer(200, msgspec.to_builtins(await self._kernel.change(change)))
+
+    async def _doing(self, _: Asked) -> Answer:
+        return Answer(200, {"doing": self._kernel.doing})
 
     async def _forward(self, asked: Asked) -> Answer:
         serving = self._kernel.serving()

@@ -20,6 +20,8 @@ CONNECT_LIMIT_S: Final = 5.0
 ANSWER_LIMIT_S: Final = 70.0
 """A little more than the kernel's own limit for a question."""
 LONG_ANSWER_LIMIT_S: Final = 660.0
+CHANGE_LIMIT_S: Final = 960.0
+"""Plugins may have to be built and fetched."""
 PAGES_MAX: Final = 1_000
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -160,11 +162,15 @@ class Remote:
             Refused: it says no.
             NoAnswer: it cannot be reached.
         """
+        return self.send("GET", path, query=query)
+
+    def send(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
+        """`get` with another method. Bytes go as application/octet-stream, anything else as JSON."""
         target = f"{self._parts.path.rstrip('/')}{path}{f'?{urlencode(query)}' if query else ''}"
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        connection = self._connect()
+        connection = self._connect(ANSWER_LIMIT_S if method == "GET" else CHANGE_LIMIT_S)
         try:
-            return _exchange(connection, "GET", target, None, headers)
+            return _exchange(connection, method, target, body, headers)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise NoAnswer(f"{self._parts.scheme}://{self._parts.netloc} cannot be reached: {reason}") from None
@@ -185,11 +191,11 @@ class Remote:
             query["cursor"] = str(page["next_cursor"])
         return found
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self, limit_s: float) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._port
         if self._parts.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=ANSWER_LIMIT_S)
-        return http.client.HTTPSConnection(host, port, timeout=ANSWER_LIMIT_S, context=ssl.create_default_context())
+            return http.client.HTTPConnection(host, port, timeout=limit_s)
+        return http.client.HTTPSConnection(host, port, timeout=limit_s, context=ssl.create_default_context())
 
 
 # ------------------------------------------------------------------------------------------------- exchange
@@ -198,8 +204,9 @@ class Remote:
 def _exchange(
     connection: http.client.HTTPConnection, method: str, target: str, body: Any, headers: Mapping[str, str]
 ) -> Any:
-    sent = None if body is None else msgspec.json.encode(body)
-    kind = {} if sent is None else {"Content-Type": "application/json"}
+    is_raw = isinstance(body, bytes)
+    sent = body if body is None or is_raw else msgspec.json.encode(body)
+    kind = {} if sent is None else {"Content-Type": "application/octet-stream" if is_raw else "application/json"}
     try:
         connection.request(method, target, sent, {"Accept": "application/json", **kind, **headers})
         response = connection.getresponse()

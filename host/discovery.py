@@ -49,6 +49,8 @@ class Found:
     problem: str | None
     """Why it cannot be used, or None."""
     entry_point: EntryPoint
+    digest: str = ""
+    """Of the package in the store that it is; empty for what comes with the environment."""
 
     @property
     def id(self) -> str:
@@ -64,6 +66,11 @@ class Found:
     def is_kernel(self) -> bool:
         """Whether it is one of the kernel's own."""
         return self.id.startswith(_KERNEL)
+
+    @property
+    def home(self) -> Path:
+        """The folder that holds its top-level package."""
+        return self.folder.parents[self.package.count(".")]
 
     def load(self) -> object:
         """Import the package and return its plugin object.

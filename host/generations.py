@@ -6,14 +6,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from host.dispatch import Dispatch
+from host.request_plan import Octets
 from plugin_api.manifest import Manifest, Names
 from plugin_api.operation import OperationSpec
 from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
 
 if TYPE_CHECKING:
+    from host.leaks import Remains
     from host.pipeline import CompiledOperation, InnerOperation
 
 STATES: Final = (
@@ -44,6 +47,8 @@ class RegisteredOperation:
     bind: Callable[..., Any]
     """(raw placeholder values, raw query, body) -> request; made once, whatever the table."""
     encode: Callable[[Any], bytes]
+    octets: Octets | None = None
+    """The field that the body may be, sent as it is."""
 
     @property
     def takes_body(self) -> bool:
@@ -82,6 +87,21 @@ class SlotFillers:
         return [name for name, value in vars(self).items() if value is not None]
 
 
+class Code(Protocol):
+    """The imported code of one generation."""
+
+    plugin: object
+    """What the entry point names."""
+
+    def module(self, name: str) -> ModuleType | None:
+        """Import one of its modules by its public name; None when it has no such module."""
+        ...
+
+    def unload(self) -> Remains:
+        """Forget it; what is told lets the leak detector see whether it goes."""
+        ...
+
+
 @dataclass(eq=False)
 class Generation:
     """One loaded version of one plugin; owns everything that it registered."""
@@ -102,6 +122,10 @@ class Generation:
     running: list[asyncio.Task[None]] = field(default_factory=list)
     in_flight: int = 0
     idle: asyncio.Event | None = None
+    code: Code | None = None
+    """Third parties' code, which is unloaded when the generation has stopped."""
+    digest: str = ""
+    """Of the package that it was loaded from; empty for what comes with the environment."""
 
     @property
     def key(self) -> str:
@@ -125,6 +149,14 @@ class Generation:
         except TimeoutError:
             return False
         return True
+
+    def empty(self) -> None:
+        """Let go of everything that it registered and of its code: it has stopped."""
+        self.plugin = None
+        self.code = None
+        self.slots = SlotFillers()
+        for held in (self.operations, self.services, self.tasks, self.counters, self.running):
+            held.clear()
 
     def permissions(self) -> dict[str, str]:
         """Full permission names with their descriptions; those of operator operations begin `platform.`."""

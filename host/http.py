@@ -137,7 +137,9 @@ class RestDoor:
             outgoing = self._failure(incoming, error)
         finally:
             self._in_flight -= 1
-        return self._write(incoming, outgoing)
+        keep = self._write(incoming, outgoing)
+        incoming.compiled = incoming.call = None  # its connection remembers its last request, and a generation must go
+        return keep
 
     def _open(self, incoming: Incoming) -> CompiledOperation | None:
         """Read the head, and find the operation that it asks for."""

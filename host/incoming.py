@@ -10,11 +10,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 
 from host.pipeline import CompiledOperation
+from host.request_plan import OCTETS, Octets
 from plugin_api.call import Call, Trace
 from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable, UnsupportedMediaType
 from plugin_api.limits import BODY_BYTES_MAX
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
+_OCTETS: Final = OCTETS.encode()
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
@@ -170,6 +173,8 @@ class Incoming:
             raise KernelBug("a request was read before its operation was found")
         if not compiled.registered.takes_body:
             return compiled.registered.bind(self.values, self.query, None)
+        if compiled.registered.octets is not None and self._body_type() == _OCTETS:
+            return self._read_octets(compiled, compiled.registered.octets)
         self._check_body_type(compiled)
         if self._payload.is_eof():
             # All of it is here: taking its pieces spares the reader's turn through flow control and parser.
@@ -181,6 +186,13 @@ class Incoming:
 
     async def _read_then_bind(self, compiled: CompiledOperation) -> Any:
         return compiled.registered.bind(self.values, self.query, await self._read())
+
+    async def _read_octets(self, compiled: CompiledOperation, octets: Octets) -> Any:
+        """The body itself is one field of the request; path and query give the others."""
+        self._refuse_encoded()
+        request = compiled.registered.bind(self.values, self.query, b"{}")
+        self.body_limit = octets.bytes_max
+        return msgspec.structs.replace(request, **{octets.field: await self._read()})
 
     async def _read(self) -> bytes:
         if self.declared_bytes > self.body_limit:
@@ -199,15 +211,22 @@ class Incoming:
             raise Unreadable(f"the body cannot be read: {type(error).__name__}", code="malformed_body") from None
         return b"".join(pieces)
 
+    def _body_type(self) -> bytes:
+        sent = self.fields.get(b"content-type")
+        return sent.partition(b";")[0].strip().lower() if sent else b""
+
+    def _refuse_encoded(self) -> None:
+        if self.fields.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UnsupportedMediaType("the body is compressed; send it with no Content-Encoding")
+
     def _check_body_type(self, compiled: CompiledOperation) -> None:
         fields = self.fields
-        if fields.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise UnsupportedMediaType("the body is compressed; send it with no Content-Encoding")
-        sent = fields.get(b"content-type")
-        kind = sent.partition(b";")[0].strip().lower() if sent else b""
+        self._refuse_encoded()
+        kind = self._body_type()
         if kind == b"application/json" or (kind == b"application/merge-patch+json" and self.method == "PATCH"):
             return
         accepted = f"{JSON} or {MERGE_PATCH}" if self.method == "PATCH" else JSON
+        accepted = accepted if compiled.registered.octets is None else f"{JSON} or {OCTETS}"
         if not kind and not self.declared_bytes and b"transfer-encoding" not in fields:
             return
         shown = kind.decode("latin-1")[:60] or "no Content-Type"

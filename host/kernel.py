@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
+from host.changes.orders import Change, Outcome
 from host.description import Description, summary_of
 from host.generations import Generation, Table
 from host.hooks import HookFailed, HookTable
@@ -54,6 +57,14 @@ class Kernel:
         self.state = KernelState(self, place)
         self.tenant_hooks = KernelTenantHooks(self)
         self.announce = announce
+        self.change: Callable[[Change], Awaitable[Outcome]] = _no_change
+        """Asks the parent for a change of plugins."""
+        self.last_errors: dict[str, str] = {}
+        """What went wrong last with a plugin that serves all the same, by its id."""
+        self.leaks: dict[str, list[str]] = {}
+        """What the last stopped generation of a plugin left behind, by its id."""
+        self.previous: dict[str, str] = {}
+        """The version that a rollback of a plugin returns to, by its id."""
         self.is_ready = False
         self.deadline_s = DEADLINE_S
         self.body_bytes_max = BODY_BYTES_MAX
@@ -79,6 +90,15 @@ class Kernel:
             self._swap([g for g in self.table.generations.values() if g is not generation])
             generation.state = "draining"
         return generation
+
+    def rehearse(self, generation: Generation) -> None:
+        """Build the table as it would be with a staged generation, and put it nowhere.
+
+        Raises:
+            RouteConflict: it claims a method and path of another plugin.
+        """
+        active = {**self.table.generations, generation.plugin_id: generation}
+        build_table(self, list(active.values()), self.table.version)
 
     def _swap(self, generations: list[Generation]) -> None:
         self.table = build_table(self, generations, self.table.version + 1)
@@ -138,6 +158,10 @@ class Kernel:
         )
 
 
+async def _no_change(_: Change) -> Outcome:
+    raise Unavailable("plugins are changed by the parent of a running kernel, and here is none")
+
+
 class StorePart:
     """A plugin's part of a store that another plugin provides."""
 
@@ -169,8 +193,18 @@ class KernelState:
 
     def plugins(self) -> list[PluginState]:
         """Every known plugin: the active ones in start order, then those in trouble."""
-        active = [describe(generation) for generation in self._kernel.table.generations.values()]
-        return active + [state for state in self._kernel.troubles.values()]
+        serving = self._kernel.table.generations
+        others = [state for state in self._kernel.troubles.values() if state.id not in serving]
+        return [self._with_remarks(state) for state in (*map(describe, serving.values()), *others)]
+
+    def _with_remarks(self, state: PluginState) -> PluginState:
+        kernel = self._kernel
+        return replace(
+            state,
+            last_error=kernel.last_errors.get(state.id, ""),
+            leaks=tuple(kernel.leaks.get(state.id, ())),
+            previous=kernel.previous.get(state.id, ""),
+        )
 
     def permissions(self) -> dict[str, str]:
         """Every registered permission."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
-from host.generations import Generation
+from host.generations import Code, Generation
 from host.hooks import HookFailed
 from host.kernel import Kernel
 from host.registrar import HostRegistrar
@@ -51,13 +51,28 @@ class Lifecycle:
         self._migrate = migrate
 
     async def activate(self, found: Found, plugin: object, settings: Any) -> Generation:
-        """Stage, migrate, enable, check the health of, and publish one plugin.
+        """Stage and publish one plugin, and let its former generation leave.
 
         Raises:
             ActivationFailed: naming the phase and the reason; the former generation, if any, serves on.
         """
-        former = self._kernel.table.generations.get(found.manifest.id)
-        generation = self._generation(found.manifest, plugin)
+        generation = await self.stage(found, plugin, settings)
+        former = self.publish(generation)
+        if former is not None:
+            await self.retire(former)
+        return generation
+
+    async def stage(
+        self, found: Found, plugin: object, settings: Any, code: Code | None = None, number: int = 0
+    ) -> Generation:
+        """Configure, register, migrate, enable one plugin and check its health: ready to be published, serving nothing.
+
+        `code` is what `plugin` was loaded from as generation `number`, when it can be unloaded.
+
+        Raises:
+            ActivationFailed: naming the phase and the reason; nothing of it stays.
+        """
+        generation = self._generation(found.manifest, plugin, code, number)
         try:
             await self._phase(generation, "configure", self._configure(generation, settings))
             await self._phase(generation, "register", self._register(generation, settings))
@@ -65,17 +80,22 @@ class Lifecycle:
             await self._hook(generation, "migrate", "pk_migrate", HOOK_DEADLINE_S, applied=applied)
             await self._hook(generation, "enable", "pk_enable", ENABLE_DEADLINE_S)
             await self._check_health(generation)
-            await self._phase(generation, "publish", self._publish(generation))
+            await self._phase(generation, "publish", self._rehearse(generation))
         except BaseException as error:
-            await self._discard(generation)
-            if isinstance(error, ActivationFailed):
+            await self.discard(generation)
+            if isinstance(error, ActivationFailed) and found.manifest.id not in self._kernel.table.generations:
                 self._kernel.troubles[found.manifest.id] = failed_state(found.manifest, generation.number, str(error))
             raise
+        return generation
+
+    def publish(self, generation: Generation) -> Generation | None:
+        """Let a staged generation serve, by one swap of the table; the former one, which is to be retired."""
+        former = self._kernel.table.generations.get(generation.plugin_id)
+        self._kernel.publish(generation)
         self._start_tasks(generation)
         if former is not None:
             former.state = "draining"
-            await self._leave(former, DRAIN_DEADLINE_S)
-        return generation
+        return former
 
     async def ready(self, generation: Generation) -> None:
         """Tell a published plugin that it serves."""
@@ -85,23 +105,30 @@ class Lifecycle:
         """Withdraw, drain, stop. A plugin that does not drain in time is stopped all the same."""
         generation = self._kernel.withdraw(plugin_id)
         if generation is not None:
-            await self._leave(generation, deadline_s)
+            await self.retire(generation, deadline_s)
 
-    async def _leave(self, generation: Generation, deadline_s: float) -> None:
-        """Drain and stop a generation that is no longer in the table."""
+    async def retire(
+        self, generation: Generation, deadline_s: float = DRAIN_DEADLINE_S, uninstall: str | None = None
+    ) -> None:
+        """Drain and stop a generation that is no longer in the table.
+
+        `uninstall` says what becomes of its data, when it leaves for good: `pk_uninstall` is told before `pk_disable`.
+        """
         await self._quietly(generation, "pk_drain", deadline_s)
         if not await generation.drained(deadline_s):
             self._kernel.log.warning("calls were cut off", plugin=generation.plugin_id, in_flight=generation.in_flight)
         await self._stop_tasks(generation)
+        if uninstall is not None:
+            await self._quietly(generation, "pk_uninstall", deadline_s, data=uninstall)
         await self._quietly(generation, "pk_disable", deadline_s)
         self._kernel.forget(generation)
         generation.state = "stopped"
 
     # ----------------------------------------------------------------------------------- phases
 
-    def _generation(self, manifest: Manifest, plugin: object) -> Generation:
-        number = self._kernel.next_number(manifest.id)
-        return Generation(manifest.id, number, manifest, names_of(manifest.id), plugin)
+    def _generation(self, manifest: Manifest, plugin: object, code: Code | None, number: int) -> Generation:
+        number = number or self._kernel.next_number(manifest.id)
+        return Generation(manifest.id, number, manifest, names_of(manifest.id), plugin, code=code)
 
     async def _configure(self, generation: Generation, settings: Any) -> None:
         self._kernel.hooks.add(generation.key, generation.plugin)
@@ -122,8 +149,9 @@ class Lifecycle:
         if isinstance(health, Health) and not health.ok:
             raise ActivationFailed(generation.plugin_id, "be healthy", health.detail or "it says that it is not well")
 
-    async def _publish(self, generation: Generation) -> None:
-        self._kernel.publish(generation)
+    async def _rehearse(self, generation: Generation) -> None:
+        """Build the table as it would be: two plugins that claim one path are found before either is touched."""
+        self._kernel.rehearse(generation)
 
     async def _phase(self, generation: Generation, phase: str, work: Awaitable[Any]) -> Any:
         try:
@@ -144,14 +172,15 @@ class Lifecycle:
             text = cause.detail if isinstance(cause, KernelError) else str(failure)
             raise ActivationFailed(generation.plugin_id, phase, text) from cause
 
-    async def _discard(self, generation: Generation) -> None:
+    async def discard(self, generation: Generation) -> None:
+        """Undo a generation that was never published."""
         await self._quietly(generation, "pk_disable", HOOK_DEADLINE_S)
         self._kernel.forget(generation)
         generation.state = "failed"
 
-    async def _quietly(self, generation: Generation, hook: str, deadline_s: float) -> None:
+    async def _quietly(self, generation: Generation, hook: str, deadline_s: float, **arguments: Any) -> None:
         try:
-            await self._kernel.hooks.call(generation.key, generation.plugin_id, hook, deadline_s)
+            await self._kernel.hooks.call(generation.key, generation.plugin_id, hook, deadline_s, **arguments)
         except HookFailed as failure:
             self._kernel.log.warning("a hook failed while its plugin was leaving", why=str(failure))
 

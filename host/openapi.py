@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from host import openapi_problems
 from host.openapi_components import Components, is_entity, parameter, rename
 from host.openapi_problems import ANY_PROBLEM, HEADERS, PROBLEM, VIOLATION, Node, header
-from host.request_plan import RequestPlan
+from host.request_plan import OCTETS, RequestPlan
 from plugin_api.pipeline import BoundOperation
 
 JSON: Final = "application/json"
@@ -194,6 +194,8 @@ class _Draft:
     def _request_body(self, schema: Node) -> Node:
         media = {"schema": schema}
         content = {JSON: media, MERGE_PATCH: media} if self._bound.method == "PATCH" else {JSON: media}
+        if self._plan.of_source("octets"):
+            content[OCTETS] = {"schema": {"type": "string", "format": "binary"}}
         return {"required": self._plan.body_is_required, "content": content}
 
     def _responses(self) -> Node:

@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from host.changes.coordinator import Coordinator
+from host.changes.installer import Installer
+from host.changes.orders import Change, Outcome
+from host.changes.quarantine import Quarantines
+from host.changes.refusal import refused
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
 from host.children import Register, Servers
 from host.datafolder import DataFolder, KernelFile
@@ -27,8 +32,10 @@ from host.privileges import Privileges, choose_privileges
 from host.settings import ANY_SECTION, SECTION, HostSettings, SettingsInvalid, read
 from host.sockets import listen, listen_unix, show_address
 from host.stamps import FileStamps, create_stamps
+from host.store import Sources
 from host.totals import Family, Totals, single
 from host.workers import Launch, Notices, Worker, WorkerFailed, WorkerLimits, Workers
+from plugin_api.errors import Unavailable
 from plugin_api.servers import ChildServer, StartRefused
 
 if TYPE_CHECKING:
@@ -131,6 +138,8 @@ class Parent:
         self._totals = Totals()
         self._started = False
         self._reloading: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._changing: set[asyncio.Task[Outcome]] = set()
         # Under `nohup` the end of the terminal is to be survived.
         self._had_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._listeners: list[Listener] = []
@@ -148,15 +157,31 @@ class Parent:
             create_stamps(self._folder.run / "stamps")
             self._stamps = held.enter_context(FileStamps(self._folder.run / "stamps"))
             self._servers = Servers(self._folder, self._register, self._publish)
+            self._quarantines = Quarantines(self._folder.path / "plugins" / "quarantine.json")
+            self._coordinator = self._make_coordinator()
             self._workers = self._make_workers()
             try:
                 return await self._live()
             finally:
                 await self._stop()
 
+    def _make_coordinator(self) -> Coordinator:
+        folder = self._folder.path / "plugins"
+        installer = Installer(folder, _sources(self._options.data_dir, self._settings))
+        return Coordinator(folder, self.serving, installer, self._quarantines)
+
     def _make_workers(self) -> Workers:
         launch = Launch(self._parts.worker_command, str(self._folder.path), (self._http.fileno(),))
-        notices = Notices(self._publish, self._on_end, self._ask_metrics, _announce)
+        notices = Notices(
+            changed=self._publish,
+            ended=self._on_end,
+            retiring=self._ask_metrics,
+            announce=_announce,
+            admits=self._coordinator.may_serve,
+            changes=self._on_change,
+            culprit=self._on_culprit,
+            quarantined=lambda: [msgspec.to_builtins(one) for one in self._quarantines.active()],
+        )
         return Workers(self._options.workers, launch, self._limits, self._register, notices)
 
     async def _live(self) -> int:
@@ -186,6 +211,7 @@ class Parent:
         await self._workers.start(self._arguments(), self._servers.until_ready)
         self._started = True
         self._publish()
+        self._following = asyncio.create_task(self._coordinator.follow(), name="follow-plugins")
         count = f"{self._options.workers} worker{'s' if self._options.workers != 1 else ''}"
         _announce(f"Platform-Kernel is ready: http://{show_address(self._http)} (pid {os.getpid()}, {count})")
 
@@ -251,9 +277,10 @@ class Parent:
         self._http.close()  # each worker has its own copy until it has taken what waits there
         hurry = asyncio.create_task(self._hurry())
         try:
-            if self._reloading is not None:
-                self._reloading.cancel()
-                await asyncio.gather(self._reloading, return_exceptions=True)
+            ending = [task for task in (self._reloading, self._following, *self._changing) if task is not None]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
             await self._workers.stop(self._limits.stop_limit_s)
             await asyncio.gather(self._servers.stop(SERVERS_STOP_LIMIT_S), *(door.stop() for door in self._listeners))
         finally:
@@ -306,6 +333,39 @@ class Parent:
         if task.cancelled():
             raise WorkerFailed("the kernel stops")
         task.result()
+
+    async def change(self, change: Change) -> Outcome:
+        """Change the plugins. It goes on when the one who asked goes away.
+
+        Raises:
+            KernelError: it was refused or failed; everything is as it was.
+        """
+        if not self._started:
+            raise Unavailable("the kernel is starting or stopping; try again")
+        task = asyncio.create_task(
+            self._coordinator.run(change), name=f"{change.verb} {change.plugin_id or change.what}"
+        )
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        task.add_done_callback(_retrieve)
+        return await asyncio.shield(task)
+
+    @property
+    def doing(self) -> str:
+        """What the change under way does now; empty when there is none."""
+        return self._coordinator.doing
+
+    async def _on_change(self, fields: dict[str, Any]) -> dict[str, Any]:
+        try:
+            made: dict[str, Any] = msgspec.to_builtins(await self.change(msgspec.convert(fields, Change)))
+        except Exception as error:  # noqa: BLE001 - the worker is to know it, whatever it is
+            return refused(error)
+        return made
+
+    def _on_culprit(self, plugin_id: str, reason: str) -> None:
+        if not plugin_id.startswith("kernel."):
+            self._quarantines.add(plugin_id, reason)
+            self._coordinator.wake()
 
     def processes(self) -> dict[str, Any]:
         """Every process of this kernel."""
@@ -368,6 +428,12 @@ class Parent:
             self._publish()
 
 
+def _retrieve(task: asyncio.Task[Outcome]) -> None:
+    """A failure that nobody waits for any more is in the log already."""
+    if not task.cancelled():
+        task.exception()
+
+
 def _load_doors() -> tuple[type[Management], type[Control]]:
     """Loading aiohttp takes longer than a warm start of the servers, so it happens beside that, in a thread."""
     from host.control import Control  # noqa: PLC0415 - as above
@@ -415,10 +481,20 @@ def _has_terminal() -> bool:
     return True
 
 
+def _sources(data_dir: Path, overrides: Mapping[str, Any]) -> Sources:
+    host: HostSettings = _host_settings(data_dir, overrides)
+    return Sources(host.plugin_index, tuple(host.plugin_links), host.plugin_offline)
+
+
 def _read_limits(data_dir: Path, overrides: Mapping[str, Any]) -> WorkerLimits:
+    host = _host_settings(data_dir, overrides)
+    return WorkerLimits(host.start_limit_s, host.stall_limit_s, host.stop_limit_s)
+
+
+def _host_settings(data_dir: Path, overrides: Mapping[str, Any]) -> HostSettings:
     settings = read({SECTION: HostSettings}, data_dir=data_dir, overrides=overrides, others=ANY_SECTION)
     try:
         host: HostSettings = settings.section(SECTION)
     except SettingsInvalid as error:
         raise StartRefused(error.detail) from error
-    return WorkerLimits(host.start_limit_s, host.stall_limit_s, host.stop_limit_s)
+    return host

@@ -14,6 +14,7 @@ from host.binding import compile_binding
 from host.encoding import compile_encoder
 from host.generations import Generation, RegisteredOperation, RegisteredTask, absolute_path, full_permission
 from host.observe import CounterFamily, PluginLog
+from host.request_plan import octets_of
 from host.runtime import GenerationRuntime, PluginCalls
 from host.services import PluginServices, capability_of
 from plugin_api.limits import OPERATIONS_PER_PLUGIN_MAX, TASKS_PER_PLUGIN_MAX
@@ -91,6 +92,7 @@ class HostRegistrar:
             inspect.getdoc(method) or "",
             compile_binding(request_type, placeholders=spec.placeholders, takes_body=takes_body),
             compile_encoder(answer_type),
+            octets_of(request_type),
         )
 
     def _path(self, name: str, spec: OperationSpec) -> str:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 from msgspec import inspect
 
 from host.wire_schema import Schema, SchemaError, Schemas, inspected
 
-Source = Literal["path", "query", "body"]
+Source = Literal["path", "query", "body", "octets"]
+OCTETS: Final = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Octets:
+    """The field of a request that may be sent as the whole body, and how many bytes that may have."""
+
+    field: str
+    bytes_max: int
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,35 @@ class RequestPlan:
 
 
 def source_of(field: inspect.Field, placeholders: Iterable[str], *, takes_body: bool) -> Source:
-    """Where a field comes from; `Annotated[bool, Meta(extra={"in": "query"})]` from the query, whatever the method."""
+    """Where a field comes from; `Annotated[bool, Meta(extra={"in": "query"})]` from the query, whatever the method.
+
+    `Annotated[bytes | None, Meta(extra={"in": "octets", "bytes_max": 1024})]` is the body itself, where that is sent as
+    OCTETS instead of JSON.
+    """
     if field.name in placeholders:
         return "path"
-    kind = field.type
-    while isinstance(kind, inspect.Metadata):
-        if (kind.extra or {}).get("in") == "query":
-            return "query"
-        kind = kind.type
+    told = _extra(field).get("in")
+    if told in ("query", "octets"):
+        return cast("Source", told)
     return "body" if takes_body else "query"
+
+
+def _extra(field: inspect.Field) -> dict[str, Any]:
+    kind, found = field.type, dict[str, Any]()
+    while isinstance(kind, inspect.Metadata):
+        found = {**(kind.extra or {}), **found}
+        kind = kind.type
+    return found
+
+
+def octets_of(request_type: Any) -> Octets | None:
+    """The field that is the body itself, if the request has one."""
+    kind = inspected(request_type)
+    for field in kind.fields if isinstance(kind, inspect.StructType) else ():
+        extra = _extra(field)
+        if extra.get("in") == "octets":
+            return Octets(field.name, int(extra["bytes_max"]))
+    return None
 
 
 def request_plan(

@@ -6,13 +6,14 @@ import asyncio
 import importlib
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
 
+from host.changes.orders import Quarantine
 from host.control_answers import answer
 from host.description import host_pages
 from host.discovery import Found, PluginLoadError, discover
@@ -22,7 +23,8 @@ from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle, failed_state, stop_order
 from host.migrations import migrate
 from host.own_operations import host_generation
-from host.resolution import Resolution, UnknownPlugin, resolve
+from host.resolution import UnknownPlugin, resolve
+from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_owner, stored_packages
 from host.settings import ANY_SECTION, HostSettings, LoadedSettings, SettingsInvalid, read
 from plugin_api.hooks import Health
 from plugin_api.ports.migrations import MIGRATOR
@@ -47,22 +49,30 @@ def preload() -> list[Found]:
 
 
 class Startup:
-    """The plugins of this process: found, resolved, activated, and stopped in reverse."""
+    """The plugins of this process: found, resolved, activated, and stopped in reverse.
+
+    The kernel's own come first, because which others are to run is read from the database.
+    """
 
     def __init__(
-        self, kernel: Kernel, only: Sequence[str], overrides: Mapping[str, Any], found: Sequence[Found] | None = None
+        self,
+        kernel: Kernel,
+        only: Sequence[str],
+        overrides: Mapping[str, Any],
+        found: Sequence[Found] | None = None,
+        quarantined: Sequence[Quarantine] = (),
+        loading: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._kernel = kernel
         self._only = list(only)
         self._overrides = overrides
         self._found = list(discover() if found is None else found)
+        self._quarantined = quarantined
+        self._loading = loading
         self._lifecycle = Lifecycle(kernel, self._migrate)
         self._health: tuple[float, dict[str, Any]] = (0.0, {})
-        self.settings: LoadedSettings | None = None
-
-    def folders(self) -> dict[str, Path]:
-        """Plugin id -> folder of its code."""
-        return {found.manifest.id: found.folder for found in self._found if found.problem is None}
+        self._disabled: list[str] = []
+        self.roster: Roster | None = None
 
     def pages(self) -> dict[str, Page]:
         """The pages that the host serves itself."""
@@ -71,83 +81,88 @@ class Startup:
     async def run(self) -> None:
         """Activate everything. StartFailed when one of the kernel's own plugins cannot be."""
         self._kernel.publish(host_generation(self._kernel))
-        resolution = self._resolve()
-        for plugin_id, reason in resolution.blocked.items():
-            self._trouble(plugin_id, reason, "blocked")
-        for plugin_id in resolution.disabled:
-            self._trouble(plugin_id, "switched off by the setting host.disabled", "stopped")
-        loaded = [(found, plugin) for found in resolution.order if (plugin := self._load(found)) is not None]
-        self.settings = self._read_settings([found for found, _ in loaded])
-        active = [g for found, plugin in loaded if (g := await self._activate(found, plugin)) is not None]
+        ours = self._resolve()
+        settings = self._read_settings(ours)
+        active = [await self._activate(found, settings) for found in ours]
+        roster = self.roster = self._make_roster(settings)
+        await roster.converge()
         for generation in active:
             await self._ready(generation)
 
-    def _resolve(self) -> Resolution:
+    def _make_roster(self, settings: LoadedSettings) -> Roster:
+        process = Process(
+            self._kernel, self._lifecycle, self._only, self._disabled, self._overrides, loading=self._loading
+        )
+        roster = Roster(process, self._found, settings)
+        roster.quarantined = {one.plugin: one for one in self._quarantined}
+        return roster
+
+    def _resolve(self) -> list[Found]:
+        """The kernel's own plugins that are to start, in their order; why the others do not is noted."""
         host = read(
             {"host": HostSettings}, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION
         )
         if host.problems:
             raise StartFailed(SettingsInvalid(host.problems).detail)
+        self._disabled = host.section("host").disabled
+        known = [*self._found, *(stored_packages(self._plugins_folder) if self._only else ())]
         try:
-            return resolve(self._found, only=self._only, disabled=host.section("host").disabled)
+            resolution = resolve(known, only=self._only, disabled=self._disabled)
         except UnknownPlugin as error:
             raise StartFailed(str(error)) from error
+        for plugin_id, reason in resolution.blocked.items():
+            self._trouble(plugin_id, reason, "blocked")
+        for plugin_id in resolution.disabled:
+            self._trouble(plugin_id, "switched off by the setting host.disabled", "stopped")
+        return [found for found in resolution.order if found.is_kernel]
 
-    def _load(self, found: Found) -> object | None:
-        try:
-            return found.load()
-        except PluginLoadError as error:
-            self._failed(found, str(error))
-            return None
+    @property
+    def _plugins_folder(self) -> Path:
+        return self._kernel.data_folder / PLUGINS_FOLDER
 
-    def _read_settings(self, loaded: Sequence[Found]) -> LoadedSettings:
-        """Read every section once. A problem of the kernel's own sections ends the start, one of another plugin that plugin."""
+    def _read_settings(self, ours: Sequence[Found]) -> LoadedSettings:
+        """Read the kernel's own sections; a problem in one of them ends the start."""
         sections: dict[str, type[Struct]] = {"host": HostSettings}
-        sections.update({f.names.area: declared for f in loaded if (declared := settings_of(f)) is not None})
-        others = {f.names.area for f in self._found} - set(sections)
-        settings = read(sections, data_dir=self._kernel.data_folder, overrides=self._overrides, others=others)
-        outside = {f.names.area for f in loaded if not f.is_kernel}
-        ours = [problem for problem in settings.problems if problem.section not in outside]
-        if ours:
-            raise StartFailed(SettingsInvalid(ours).detail)
+        for found in ours:
+            self._load(found)
+            if (declared := settings_of(found)) is not None:
+                sections[found.names.area] = declared
+        others = {found.names.area for found in self._found} | stored_ids(self._plugins_folder)
+        settings = read(
+            sections, data_dir=self._kernel.data_folder, overrides=self._overrides, others=others - set(sections)
+        )
+        if settings.problems:
+            raise StartFailed(SettingsInvalid(settings.problems).detail)
         host: HostSettings = settings.section("host")
         self._kernel.deadline_s, self._kernel.body_bytes_max = host.deadline_s, host.body_bytes_max
         return settings
 
-    def _settings_problem(self, found: Found) -> str | None:
-        problems = self.settings.problems if self.settings else []
-        mine = [problem for problem in problems if problem.section == found.names.area]
-        return SettingsInvalid(mine).detail if mine else None
-
-    async def _activate(self, found: Found, plugin: object) -> Generation | None:
-        problem = self._settings_problem(found)
-        if problem is not None:
-            self._failed(found, problem)
-            return None
-        settings = self.settings.find(found.names.area) if self.settings else None
+    def _load(self, found: Found) -> object:
         try:
-            return await self._lifecycle.activate(found, plugin, settings)
+            return found.load()
+        except PluginLoadError as error:
+            self._trouble(found.id, str(error), "failed")
+            raise StartFailed(str(error)) from error
+
+    async def _activate(self, found: Found, settings: LoadedSettings) -> Generation:
+        """One of the kernel's own plugins; without it there is no kernel to start."""
+        try:
+            return await self._lifecycle.activate(found, self._load(found), settings.find(found.names.area))
         except ActivationFailed as error:
-            self._failed(found, str(error))
-            return None
+            self._trouble(found.id, str(error), "failed")
+            raise StartFailed(str(error)) from error
 
     async def _ready(self, generation: Generation) -> None:
         try:
             await self._lifecycle.ready(generation)
         except ActivationFailed as error:
-            generation.reason = str(error)
             self._kernel.log.error("a plugin is not ready", plugin=generation.plugin_id, why=str(error))
-            if generation.plugin_id.startswith("kernel."):
-                raise StartFailed(str(error)) from error
-
-    def _failed(self, found: Found, reason: str) -> None:
-        """Note a plugin that failed. One of the kernel's own is no kernel to start without."""
-        self._trouble(found.manifest.id, reason, "failed")
-        if found.manifest.id.startswith("kernel."):
-            raise StartFailed(reason)
+            raise StartFailed(str(error)) from error
 
     def _trouble(self, plugin_id: str, reason: str, state: str) -> None:
-        manifest = next(found.manifest for found in self._found if found.manifest.id == plugin_id)
+        if not plugin_id.startswith("kernel."):
+            return  # the roster's business
+        manifest = next(found.manifest for found in self._found if found.id == plugin_id)
         self._kernel.troubles[plugin_id] = failed_state(manifest, 0, reason, state)
         self._kernel.log.error("a plugin does not serve", plugin=plugin_id, state=state, why=reason)
 
@@ -190,11 +205,25 @@ class Startup:
 
     @property
     def found(self) -> list[Found]:
-        """Every plugin that was discovered."""
-        return self._found
+        """Every plugin that is known here."""
+        ours = [found for found in self._found if found.is_kernel]
+        return ours + (self.roster.found if self.roster is not None else [])
+
+    @property
+    def settings(self) -> LoadedSettings | None:
+        """The settings of this process; None before they are read."""
+        return self.roster.settings if self.roster is not None else None
+
+    def owner_of(self, file: str) -> str:
+        """The plugin whose code a file is; empty for the host's, a library's and Python's own. Safe from any thread."""
+        if (plugin_id := stored_owner(self._plugins_folder, file)) is not None:
+            return plugin_id
+        return next((found.id for found in self._found if file.startswith(f"{found.folder}/")), "")
 
     async def stop(self) -> None:
         """Stop every plugin, the last one first."""
+        if self.roster is not None:
+            await self.roster.stop()
         for plugin_id in stop_order(list(self._kernel.table.generations.values())):
             await self._lifecycle.deactivate(plugin_id, 2.0)
 

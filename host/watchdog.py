@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -27,11 +26,12 @@ class Stall:
 
 
 class Watchdog:
-    """Calls `report` once for each stall longer than `limit_s`; `beat()` is called by the loop."""
+    """Calls `report` once for each stall longer than `limit_s`; `beat()` is called by the loop. `owner_of` tells the plugin
+    whose code a file is, from the watchdog's thread."""
 
-    def __init__(self, limit_s: float, folders: Mapping[str, Path], report: Callable[[Stall], None]) -> None:
+    def __init__(self, limit_s: float, owner_of: Callable[[str], str], report: Callable[[Stall], None]) -> None:
         self._limit_s = limit_s
-        self._folders = {plugin_id: f"{folder}/" for plugin_id, folder in folders.items()}
+        self._owner_of = owner_of
         self._report = report
         self._thread_id = threading.get_ident()
         self._beaten = time.monotonic()
@@ -65,9 +65,8 @@ class Watchdog:
         for _ in range(FRAMES_MAX):
             if frame is None:
                 break
-            for plugin_id, folder in self._folders.items():
-                if frame.f_code.co_filename.startswith(folder):
-                    return plugin_id, _shown(frame)
+            if plugin_id := self._owner_of(frame.f_code.co_filename):
+                return plugin_id, _shown(frame)
             frame = frame.f_back
         return "", innermost
 

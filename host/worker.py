@@ -14,8 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct, convert
+from msgspec import Struct, convert, to_builtins
 
+from host.changes.follower import Follower
+from host.changes.orders import CHANGE, PLUGINS, Change, Outcome, Quarantine
+from host.changes.refusal import accepted, refused
 from host.channel import Channel, ChannelClosed, ChannelFull
 from host.discovery import Found
 from host.http import RestDoor
@@ -26,11 +29,14 @@ from host.runtime import cursor_key
 from host.stamps import FileStamps
 from host.startup import StartFailed, Startup, preload
 from host.watchdog import Stall, Watchdog
+from plugin_api.errors import Unavailable
 
 HEARTBEAT_S: Final = 1.0
 STALL_NAMED_AFTER_S: Final = 0.5
 DRAIN_S: Final = 6.0
 BACKLOG: Final = 1_024
+READY_LIMIT_S: Final = 30.0
+CHANGE_LIMIT_S: Final = 900.0
 
 
 class WorkerStart(Struct, frozen=True):
@@ -45,6 +51,7 @@ class WorkerStart(Struct, frozen=True):
     overrides: dict[str, Any] = {}
     """Settings of the command line by `section.name`; everything else the worker reads from its own sources."""
     demo: bool = True
+    quarantined: list[Quarantine] = []
 
 
 class Worker:
@@ -81,6 +88,7 @@ class Worker:
             "metrics": self._on_metrics,
             "health": self._on_health,
             "control": self._on_control,
+            PLUGINS: self._on_plugins,
         }
 
     def _on_start(self, fields: dict[str, Any]) -> None:
@@ -108,12 +116,14 @@ class Worker:
 
     async def _serve(self, start: WorkerStart, found: list[Found]) -> int:
         kernel = self._kernel = make_kernel(start, lambda text: self._send("announce", text=text))
+        kernel.change = self._ask_for
         overrides = start.overrides if start.demo else {**start.overrides, "iam.demo": False}
-        startup = self._startup = Startup(kernel, start.only, overrides, found)
-        watchdog = Watchdog(STALL_NAMED_AFTER_S, startup.folders(), self._on_stall)
+        startup = self._startup = Startup(kernel, start.only, overrides, found, start.quarantined, self._loading)
+        watchdog = Watchdog(STALL_NAMED_AFTER_S, startup.owner_of, self._on_stall)
         beat = asyncio.create_task(self._heartbeat(watchdog), name="heartbeat")
         try:
             await startup.run()
+            await self._catch_up(startup)
         except StartFailed as error:
             self._send("failed", text=str(error))
             await startup.stop()
@@ -123,7 +133,6 @@ class Worker:
         watchdog.start()  # not before: importing plugins blocks the loop, and that is no stall
         kernel.is_ready = True
         gc.freeze()  # what start-up made stays; later collections need not look at it
-        self._send("ready")
         await self._stopping.wait()
         kernel.is_ready = False
         await self._close(server, door)
@@ -131,6 +140,39 @@ class Worker:
         watchdog.stop()
         beat.cancel()
         return 0
+
+    async def _catch_up(self, startup: Startup) -> None:
+        """Ask the parent to let us serve; whoever missed a change while starting follows it first."""
+        roster = startup.roster
+        assert self._channel is not None, "opened before anything else"
+        while roster is not None and not self._stopping.is_set():
+            try:
+                told = await self._channel.request("ready", limit_s=READY_LIMIT_S, sequence=roster.desired.sequence)
+            except (ChannelClosed, ChannelFull, TimeoutError) as error:
+                raise StartFailed("the parent does not answer") from error
+            if told.get("serve"):
+                return
+            await roster.converge()
+
+    def _loading(self, plugin_id: str) -> None:
+        """Past the event loop, which the plugin may block next."""
+        if self._channel is not None:
+            self._channel.send_from_thread("loading", plugin=plugin_id)
+
+    async def _ask_for(self, change: Change) -> Outcome:
+        """Let the parent change the plugins. Raises as `Coordinator.run` does."""
+        if self._channel is None:
+            raise Unavailable("the kernel is starting or stopping; try again")
+        try:
+            reply = await self._channel.request(CHANGE, limit_s=CHANGE_LIMIT_S, **to_builtins(change))
+        except (ChannelClosed, ChannelFull, TimeoutError) as error:
+            raise Unavailable("the change goes on, and its outcome is not known yet; see `pk plugins list`") from error
+        return convert(accepted(reply), Outcome)
+
+    async def _on_plugins(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if self._startup is None or self._startup.roster is None or self._kernel is None:
+            return refused(Unavailable("this worker is starting"))
+        return await Follower(self._kernel, self._startup.roster).carry_out(fields)
 
     async def _listen(self, door: RestDoor, descriptor: int) -> asyncio.Server:
         listener = socket.socket(fileno=descriptor)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from host.changes.orders import CHANGE
 from host.channel import Channel, ChannelClosed, ChannelFull, Fields
 from host.children import WORKER, Backoff, Register, show_status
 from host.observe import PluginLog
@@ -21,9 +22,6 @@ from plugin_api.servers import StartRefused
 
 TICK_S: Final = 0.5
 CLOSED_WAIT_S: Final = 1.0
-STALLS_KEPT: Final = 16
-"""The last stalls are told to every new worker, which keeps the plugins they name out."""
-
 _log = PluginLog("host")
 
 
@@ -64,11 +62,17 @@ class Worker:
     heard: float | None = None
     """When its last heartbeat came; None before the first."""
     stall: Stall | None = None
+    loading: str = ""
+    """The plugin whose code it runs for the first time now: if it ends meanwhile, that was why."""
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self.process.pid
+
+    async def ask(self, kind: str, fields: Mapping[str, Any], limit_s: float) -> Mapping[str, Any]:
+        """Send a message and wait for the reply. Raises as `Channel.request` does."""
+        return await self.channel.request(kind, limit_s=limit_s, **fields)
 
     def kill(self) -> None:
         """End it at once."""
@@ -130,6 +134,14 @@ class Notices(Struct, frozen=True):
     """A worker is about to be drained: the last moment to ask it something."""
     announce: Callable[[str], None]
     """Text for the person who started the kernel."""
+    admits: Callable[[int], bool]
+    """Whether a worker that runs the plugins of this change may serve."""
+    changes: Callable[[Fields], Awaitable[Fields]]
+    """An operator wants a change of plugins; the reply."""
+    culprit: Callable[[str, str], None]
+    """A plugin stopped a worker, and how."""
+    quarantined: Callable[[], list[Any]]
+    """What a new worker is to keep out."""
 
 
 @dataclass
@@ -160,7 +172,6 @@ class Workers:
         self._watchers: set[asyncio.Task[None]] = set()
         self._starters: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
-        self._recent: list[Stall] = []
         self.keepers: list[asyncio.Task[None]] = []
         """These end only by `stop`, or by a bug of ours."""
 
@@ -274,12 +285,14 @@ class Workers:
         return worker
 
     def _adopt(self, worker: Worker) -> None:
-        handlers: dict[str, Callable[[Worker, Fields], None]] = {
+        handlers: dict[str, Callable[[Worker, Fields], Awaitable[Fields] | Fields | None]] = {
             "ready": self._on_ready,
             "failed": self._on_failed,
             "heartbeat": self._on_heartbeat,
             "stalled": self._on_stalled,
+            "loading": self._on_loading,
             "announce": self._on_announce,
+            CHANGE: self._on_change,
         }
         worker.channel = Channel(
             {kind: partial(handle, worker) for kind, handle in handlers.items()}, partial(_closed, worker)
@@ -294,9 +307,9 @@ class Workers:
         arguments = await asyncio.shield(self._arguments)
         if self._until_servers is not None:
             await self._until_servers()
-        stalls = [{"plugin": stall.plugin, "frame": stall.frame} for stall in self._recent]
+        more = {"worker": worker.index, "quarantined": self._notices.quarantined()}
         with suppress(ChannelClosed, ChannelFull):
-            worker.channel.send("start", **{**arguments, "worker": worker.index, "stalls": stalls})
+            worker.channel.send("start", **{**arguments, **more})
         limit_s = self._limits.start_limit_s
         await asyncio.wait([worker.ready], timeout=limit_s)
         if not worker.ready.done():
@@ -311,14 +324,19 @@ class Workers:
         self._alive.discard(worker)
         self._register.remove(worker.pid)
         worker.fail(f"worker {worker.index} ended with {show_status(status)} before it was ready")
+        if not asked and worker.loading:
+            self._notices.culprit(worker.loading, f"a worker ended with {show_status(status)} while it was brought up")
         if not asked:
             _log.error("a worker ended", worker=worker.index, pid=worker.pid, status=show_status(status))
         self._notices.ended(worker, asked)
 
-    def _on_ready(self, worker: Worker, _: Fields) -> None:
-        if not worker.ready.done():
+    def _on_ready(self, worker: Worker, fields: Fields) -> Fields:
+        """It has started; whether it may take requests. One that missed a change has to catch up first."""
+        serves = self._notices.admits(int(fields.get("sequence", 0)))
+        if serves and not worker.ready.done():
             worker.state, worker.heard = "ready", time.monotonic()
             worker.ready.set_result(None)
+        return {"serve": serves}
 
     def _on_failed(self, worker: Worker, fields: Fields) -> None:
         worker.fail(str(fields.get("text", f"worker {worker.index} cannot start")))
@@ -328,6 +346,12 @@ class Workers:
 
     def _on_stalled(self, worker: Worker, fields: Fields) -> None:
         worker.stall = Stall(worker.index, str(fields.get("plugin", "")), str(fields.get("frame", "")))
+
+    def _on_loading(self, worker: Worker, fields: Fields) -> None:
+        worker.loading = str(fields.get("plugin", ""))
+
+    async def _on_change(self, _: Worker, fields: Fields) -> Fields:
+        return await self._notices.changes(fields)
 
     def _on_announce(self, _: Worker, fields: Fields) -> None:
         self._notices.announce(str(fields.get("text", "")))
@@ -398,13 +422,15 @@ class Workers:
 
     def _end_hung(self, worker: Worker) -> None:
         worker.state = "hung"
-        stall = worker.stall or Stall(worker.index, "", "")
-        self._recent = [*self._recent, stall][-STALLS_KEPT:]
+        stall = worker.stall or Stall(worker.index, worker.loading, "")
         self._slots[worker.index].stalls += 1
         _log.error(
             "a worker hung and is killed", worker=worker.index, pid=worker.pid, hung_in=stall.plugin, frame=stall.frame
         )
         worker.fail(f"worker {worker.index} hung in {stall.plugin or 'the kernel'} ({stall.frame or 'no frame known'})")
+        if stall.plugin:
+            worker.loading = ""
+            self._notices.culprit(stall.plugin, f"it stopped a worker's event loop ({stall.frame or 'no frame known'})")
         worker.kill()
 
 

@@ -69,7 +69,8 @@ def operation(
     `route` is `"POST /wallets/{wallet_id}/holds"`: placeholders are filled into the fields of the same name, the rest of
     the request comes from the query (GET, DELETE) or from the JSON body. `permission` is relative (`hold.create`);
     `operator=True` puts `platform.` before it. `status` is the success status (default 200, 204 without an answer).
-    `deadline_s` may only shorten the host's deadline. The method's docstring is the operation's description.
+    `deadline_s` may only shorten the host's deadline (kernel plugins may lengthen it). The method's docstring is the
+    operation's description.
 
     Raises:
         ValueError: at import, when the declaration contradicts itself.

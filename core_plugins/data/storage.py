@@ -308,17 +308,26 @@ order by p.id
 """
 """One statement, so that the number and the plugins are of one moment; one row without a plugin when there is none."""
 PUT_PLUGINS: Final = """
-insert into pk.plugin (id, version, digest, distribution, target, requirement, enabled, previous_version, previous_digest,
-  previous_distribution, previous_target, previous_requirement, sequence)
-select id, version, digest, distribution, target, requirement, enabled, previous->>'version', previous->>'digest',
+insert into pk.plugin (id, version, digest, distribution, target, requirement, enabled, leaving, previous_version,
+  previous_digest, previous_distribution, previous_target, previous_requirement, sequence)
+select id, version, digest, distribution, target, requirement, enabled, leaving, previous->>'version', previous->>'digest',
   previous->>'distribution', previous->>'target', previous->>'requirement', $2
 from jsonb_to_recordset($1) as given (id text, version text, digest text, distribution text, target text, requirement text,
-  enabled boolean, previous jsonb)
-on conflict (id) do update set (version, digest, distribution, target, requirement, enabled, previous_version,
+  enabled boolean, leaving text, previous jsonb)
+on conflict (id) do update set (version, digest, distribution, target, requirement, enabled, leaving, previous_version,
   previous_digest, previous_distribution, previous_target, previous_requirement, changed_at, sequence)
   = (excluded.version, excluded.digest, excluded.distribution, excluded.target, excluded.requirement, excluded.enabled,
-  excluded.previous_version, excluded.previous_digest, excluded.previous_distribution, excluded.previous_target,
+  excluded.leaving, excluded.previous_version, excluded.previous_digest, excluded.previous_distribution, excluded.previous_target,
   excluded.previous_requirement, excluded.changed_at, excluded.sequence)
 """
 DROP_PLUGINS: Final = "delete from pk.plugin where id = any ($1)"
+TABLES: Final = """
+select c.relname as name, greatest(c.reltuples, 0)::bigint as count, pg_relation_size(c.oid) as bytes
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relkind in ('r', 'p') and not c.relispartition order by c.relname
+"""
+COUNT_ROWS: Final = "select count(*) from (select from {table} limit $1) counted"
+EXPORT: Final = "select to_jsonb(t) from {table} t"
+EXPORT_FORMAT: Final = {"format": "csv", "quote": "\x01", "delimiter": "\x02"}
+"""JSON escapes both marks, so no line is quoted, and no line has a break of its own."""
 COUNT_PLUGINS: Final = "select count(*) from pk.plugin"

@@ -50,7 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=taught(TOUR),
 )
-plugins = typer.Typer(no_args_is_help=True, help="See the plugins of a kernel.")
+plugins = typer.Typer(no_args_is_help=True, help="See and change the plugins of a running kernel.")
 migrate = typer.Typer(no_args_is_help=True, help="See, run and take back migrations.")
 
 
@@ -198,6 +198,137 @@ def plugins_list(data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson 
     from host.cli.questions import list_plugins  # noqa: PLC0415 - as above
 
     list_plugins(data_dir, url, as_json=as_json)
+
+
+PluginId = Annotated[str, typer.Argument(metavar="ID", help="The plugin's id, like acme.crm.")]
+Cascade = Annotated[bool, typer.Option("--cascade", help="Disable those that need it too; without it they are listed.")]
+
+
+@_command(plugins, name="install")
+def plugins_install(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="A requirement, a wheel, or a folder with pyproject.toml.")
+    ],
+    data_dir: DataDir = DATA_DIR,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Install a plugin into the running kernel; done when every worker serves it.
+
+    It is resolved against the kernel's own libraries, unpacked into a folder of its own with what it needs beside them,
+    tried in a throw-away process, brought up in every worker, and then published. Whatever fails leaves everything as it
+    was.
+
+    Examples:
+      pk plugins install acme-crm
+      pk plugins install "acme-crm>=1.2,<2"
+      pk plugins install dist/acme_crm-1.2.0-py3-none-any.whl
+      pk plugins install ~/plugins/acme-crm
+    """
+    from host.cli.changes import change  # noqa: PLC0415 - as above
+
+    change(data_dir, url, {"verb": "install", "what": what}, as_json=as_json)
+
+
+@_command(plugins, name="upgrade")
+def plugins_upgrade(
+    plugin_id: PluginId,
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="As for `install`; the newest version when it is left out.")
+    ] = "",
+    data_dir: DataDir = DATA_DIR,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace a plugin by another version, without one failed request.
+
+    Calls under way end with the version that they began with. A version that cannot be brought up changes nothing.
+
+    Examples:
+      pk plugins upgrade acme.crm
+      pk plugins upgrade acme.crm "acme-crm==1.3.0"
+    """
+    from host.cli.changes import change  # noqa: PLC0415 - as above
+
+    change(data_dir, url, {"verb": "upgrade", "plugin_id": plugin_id, "what": what}, as_json=as_json)
+
+
+@_command(plugins, name="rollback")
+def plugins_rollback(
+    plugin_id: PluginId, data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson = False
+) -> None:
+    """Return to the version that served before.
+
+    Only code goes back: no migration is taken back, because what a version adds to its tables suits the one before it too.
+    A second rollback returns to the newer version.
+
+    Examples:
+      pk plugins rollback acme.crm
+    """
+    from host.cli.changes import change  # noqa: PLC0415 - as above
+
+    change(data_dir, url, {"verb": "rollback", "plugin_id": plugin_id}, as_json=as_json)
+
+
+@_command(plugins, name="enable")
+def plugins_enable(plugin_id: PluginId, data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson = False) -> None:
+    """Let a disabled or quarantined plugin serve again.
+
+    Examples:
+      pk plugins enable acme.crm
+    """
+    from host.cli.changes import change  # noqa: PLC0415 - as above
+
+    change(data_dir, url, {"verb": "enable", "plugin_id": plugin_id}, as_json=as_json)
+
+
+@_command(plugins, name="disable")
+def plugins_disable(
+    plugin_id: PluginId,
+    cascade: Cascade = False,
+    data_dir: DataDir = DATA_DIR,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a plugin out of service; its package and data stay.
+
+    Refused while other plugins need it: they are listed, and --cascade disables them too.
+
+    Examples:
+      pk plugins disable acme.crm
+      pk plugins disable acme.crm --cascade
+    """
+    from host.cli.changes import change  # noqa: PLC0415 - as above
+
+    change(data_dir, url, {"verb": "disable", "plugin_id": plugin_id, "cascade": cascade}, as_json=as_json)
+
+
+@_command(plugins, name="remove")
+def plugins_remove(
+    plugin_id: PluginId,
+    data: Annotated[
+        Literal["keep", "export", "purge"],
+        typer.Option(help="Its tables: keep them for a later installation, export and then drop them, or drop them."),
+    ] = "keep",
+    cascade: Cascade = False,
+    dry_run: DryRun = False,
+    data_dir: DataDir = DATA_DIR,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a plugin from the running kernel.
+
+    Its routes, permissions, tasks and package go; --data says what becomes of its tables, and --dry-run lists them. An
+    export is written below DIR/exports/.
+
+    Examples:
+      pk plugins remove acme.crm --dry-run
+      pk plugins remove acme.crm --data purge
+    """
+    from host.cli.changes import change  # noqa: PLC0415 - as above
+
+    asked = {"verb": "remove", "plugin_id": plugin_id, "data": data, "cascade": cascade, "dry_run": dry_run}
+    change(data_dir, url, asked, as_json=as_json)
 
 
 @_command(app, LOOK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,11 +23,12 @@ STYLES: Final[Mapping[str, str]] = {
     "pending": "yellow",
     "starting": "yellow",
     "draining": "yellow",
-    "stopped": "dim",
     "default": "dim",
     "fail": "bold red",
     "failed": "bold red",
     "blocked": "bold red",
+    "quarantined": "bold red",
+    "stopped": "dim",
     "changed": "bold red",
     "missing": "bold red",
     "hung": "bold red",
@@ -84,8 +85,15 @@ def console(*, stderr: bool = False) -> Console:
 @contextmanager
 def working(on: str) -> Iterator[None]:
     """Show on the terminal that something takes its time; nothing when it is quick, or where there is no terminal."""
-    if not sys.stderr.isatty():
+    with progress(on):
         yield
+
+
+@contextmanager
+def progress(on: str) -> Iterator[Callable[[str], None]]:
+    """`working`, with a function that changes what is shown."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
         return
     from rich.status import Status  # noqa: PLC0415 - as above
 
@@ -94,7 +102,7 @@ def working(on: str) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield lambda text: status.update(plain(text))
     finally:
         timer.cancel()
         timer.join()  # it may be about to start what is stopped next

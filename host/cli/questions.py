@@ -32,6 +32,22 @@ def _remote(url: str) -> Remote:
     return Remote(url, environment().get("PK_API_KEY"))
 
 
+def remote_of(url: str) -> Remote:
+    """A kernel elsewhere, asked with the key of PK_API_KEY.
+
+    Raises:
+        CommandFailed: there is no key, or the address is none.
+    """
+    if not environment().get("PK_API_KEY"):
+        raise CommandFailed(
+            "PK_API_KEY is not set; put an API key of an operator into it (`POST /api/v1/iam/api-keys`)"
+        )
+    try:
+        return _remote(url)
+    except NoAnswer as error:
+        raise CommandFailed(str(error)) from error
+
+
 # ------------------------------------------------------------------------------------------ plugins, settings
 
 
@@ -56,13 +72,10 @@ def list_plugins(data_dir: Path, url: str | None, *, as_json: bool) -> None:
 
 
 def _remote_plugins(url: str) -> list[Document]:
-    if not environment().get("PK_API_KEY"):
-        raise CommandFailed(
-            "PK_API_KEY is not set; put an API key of an operator into it (`POST /api/v1/iam/api-keys`)"
-        )
+    remote = remote_of(url)
     try:
         with working(f"asking {url}"):
-            return _remote(url).items("/api/v1/plugins")
+            return remote.items("/api/v1/plugins")
     except NoAnswer as error:
         raise CommandFailed(str(error)) from error
 

@@ -34,6 +34,14 @@ class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
         setting("Plugins to start, with those that they require; empty for all. `iam` stands for `kernel.iam`."),
     ] = []
     disabled: Annotated[list[str], setting("Plugins to leave out. `iam` stands for `kernel.iam`.")] = []
+    plugin_index: Annotated[
+        str | None,
+        setting("Package index that plugins come from; without it whatever pip is configured to use."),
+    ] = None
+    plugin_links: Annotated[
+        list[str], setting("Folders (or pages) of wheels that plugins may come from, beside the index.")
+    ] = []
+    plugin_offline: Annotated[bool, setting("Take plugins from host.plugin_links alone and ask no index.")] = False
     envoy: Annotated[bool, setting("Whether Envoy is started as the edge, where it is installed.")] = True
     deadline_s: Annotated[
         float,

@@ -97,6 +97,25 @@ class LoadedSettings:
         """The Struct of a section, or None when nobody declared it. SettingsInvalid as with `section`."""
         return self.section(name) if name in self._sections else None
 
+    def with_sections_of(self, other: LoadedSettings) -> LoadedSettings:
+        """These settings and those of a plugin that came later, in place of what it had before."""
+        kept = [problem for problem in self.problems if problem.section not in other._sections]
+        return LoadedSettings(
+            {**self.without(other._sections).values, **other.values},
+            (*kept, *(problem for problem in other.problems if problem.section in other._sections)),
+            tuple(dict.fromkeys((*self.open_files, *other.open_files))),
+            {**self._sections, **other._sections},
+        )
+
+    def without(self, sections: Collection[str]) -> LoadedSettings:
+        """These settings without some sections."""
+        return LoadedSettings(
+            {name: value for name, value in self.values.items() if name not in sections},
+            tuple(problem for problem in self.problems if problem.section not in sections),
+            self.open_files,
+            {name: section for name, section in self._sections.items() if name not in sections},
+        )
+
     def entries(self) -> list[SettingEntry]:
         """Every setting by section and name, with its source; secrets are masked."""
         notes = FieldNotes()

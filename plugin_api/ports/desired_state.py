@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 from msgspec import Meta, Struct
 
@@ -28,7 +28,9 @@ ChangeId = Annotated[str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100
 PackageVersion = Annotated[
     str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 printable ASCII characters, no space")
 ]
-PackageDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 lower-case hexadecimal digits")]
+PackageDigest = Annotated[
+    str, Meta(pattern=r"^([0-9a-f]{64})?\Z", description="64 lower-case hexadecimal digits, or nothing")
+]
 DistributionName = Annotated[
     str,
     Meta(
@@ -67,7 +69,7 @@ class DesiredPlugin(Struct, frozen=True):
     id: ThirdPartyId
     version: PackageVersion
     digest: PackageDigest
-    """SHA-256 of the package."""
+    """SHA-256 of the package; empty for a plugin of the kernel's own environment, which has none."""
     distribution: DistributionName
     target: Target
     """Where its object is found: `acme_crm:plugin`."""
@@ -75,6 +77,8 @@ class DesiredPlugin(Struct, frozen=True):
     """What the operator asked for: `acme-crm>=1.2`; empty when nothing was named."""
     enabled: bool = True
     """False: the package stays, and nothing of it runs."""
+    leaving: Literal["", "keep", "export", "purge"] = ""
+    """It is being removed, and what becomes of its data; whoever finds it so finishes that."""
     previous: PreviousVersion | None = None
     changed_at: datetime | None = None
     """When it was last put, by the database's clock; given by `read`, not taken by `change`."""

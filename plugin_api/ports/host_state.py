@@ -20,6 +20,12 @@ class PluginState(Struct, frozen=True):
     provides: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     summary: str = ""
+    last_error: str = ""
+    """What went wrong last: a version that was refused, a hook that failed. Empty when nothing did."""
+    leaks: tuple[str, ...] = ()
+    """What its last stopped generation left behind in this process: kind and owner of each."""
+    previous: str = ""
+    """The version that a rollback returns to; empty when there is none."""
 
 
 class HostState(Protocol):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
 from plugin_api.errors import InvalidRequest
 from plugin_api.services import ServiceKey
 
+ROWS_COUNTED_MAX: Final = 1_000_000
 Phase = Literal["expand", "contract"]
 
 
@@ -79,6 +81,15 @@ class Migrator(Protocol):
 
     async def revert(self, schema: str, migration: Migration) -> bool:
         """Run `down` and forget the record, likewise; False when it is not recorded any more."""
+        ...
+
+    async def tables(self, schema: str) -> Mapping[str, int]:
+        """The tables of a schema with how many rows each has, exact up to ROWS_COUNTED_MAX and no more than that."""
+        ...
+
+    async def export(self, schema: str, folder: Path) -> Sequence[str]:
+        """Write every table, all tenants', as `{table}.jsonl` (one JSON object a line) into a new 0700 folder; the names of
+        the files, with a line count each, as of one moment. An export that fails leaves no folder."""
         ...
 
     async def purge(self, schema: str) -> None:

@@ -4,7 +4,7 @@
 -- code that every worker will load. The texts are compared byte by byte, so that their order hangs on no locale.
 
 create domain pk.plugin_version as text collate "C" check (value ~ '^[!-~]{1,100}$');
-create domain pk.plugin_digest as text collate "C" check (value ~ '^[0-9a-f]{64}$');
+create domain pk.plugin_digest as text collate "C" check (value ~ '^([0-9a-f]{64})?$');
 create domain pk.plugin_distribution as text collate "C"
   check (value ~ '^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$' and length(value) <= 200);
 create domain pk.plugin_target as text collate "C"
@@ -22,6 +22,8 @@ create table pk.plugin (
   target pk.plugin_target not null,
   requirement pk.plugin_requirement not null,
   enabled boolean not null,
+  -- It is being removed, and what becomes of its data then; a removal that was cut off is finished from this.
+  leaving text collate "C" not null default '' check (leaving in ('', 'keep', 'export', 'purge')),
   -- What a rollback returns to.
   previous_version pk.plugin_version,
   previous_digest pk.plugin_digest,

@@ -9,7 +9,8 @@ import hmac
 import os
 import random
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from core_plugins.data.drivers.asyncpg_errors import is_away
 from core_plugins.data.drivers.asyncpg_types import Connection, connect, field_of, state_of
 from core_plugins.data.model import ContextKey, check_schema, make_context_key, owner_of
 from plugin_api.errors import KernelBug, StoreUnavailable, Unavailable, Violation
-from plugin_api.ports.migrations import AppliedMigration, Migration, MigrationRefused
+from plugin_api.ports.migrations import ROWS_COUNTED_MAX, AppliedMigration, Migration, MigrationRefused
 
 LOCK_ATTEMPTS_MAX: Final = 5
 KEYS_KEPT: Final = 2
@@ -148,6 +149,28 @@ class AsyncpgMigrator:
 
         return await self._locked(schema, migration.file_name, once)
 
+    async def tables(self, schema: str) -> Mapping[str, int]:
+        """The tables with their rows; see the port."""
+        check_schema(schema)
+        async with self._connected() as connection:
+            names = [row["name"] for row in await connection.fetch(storage.TABLES, schema)]
+            return {name: await _count(connection, schema, name) for name in names}
+
+    async def export(self, schema: str, folder: Path) -> Sequence[str]:
+        """Every table as lines of JSON; see the port."""
+        check_schema(schema)
+        draft = folder.with_name(f".{folder.name}")
+        draft.mkdir(mode=0o700, parents=True)
+        try:
+            async with self._connected() as connection, connection.transaction(isolation="repeatable_read"):
+                names = [row["name"] for row in await connection.fetch(storage.TABLES, schema)]
+                told = [await _export(connection, schema, name, draft / f"{name}.jsonl") for name in names]
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        draft.rename(folder)
+        return told
+
     async def purge(self, schema: str) -> None:
         """Destroy the schema, its roles and its records; see the port."""
         check_schema(schema)
@@ -231,6 +254,24 @@ async def log_in(dsn: str, **options: Any) -> Connection:
 
 class _RollBack(Exception):
     """Ends a rehearsal."""
+
+
+async def _count(connection: Connection, schema: str, table: str) -> int:
+    statement = storage.COUNT_ROWS.format(table=_quoted(schema, table))
+    count: int = await connection.fetchval(statement, ROWS_COUNTED_MAX)
+    return count
+
+
+async def _export(connection: Connection, schema: str, table: str, file: Path) -> str:
+    """Rows as JSON, each on its line: `copy` in CSV with marks that no JSON text holds writes it as it is."""
+    query = storage.EXPORT.format(table=_quoted(schema, table))
+    done: str = await connection.copy_from_query(query, output=str(file), **storage.EXPORT_FORMAT)
+    file.chmod(0o600)
+    return f"{file.name}: {done.rpartition(' ')[2]} rows"
+
+
+def _quoted(schema: str, table: str) -> str:
+    return ".".join('"{}"'.format(name.replace('"', '""')) for name in (schema, table))
 
 
 async def _name(connection: Connection, schema: str) -> None:

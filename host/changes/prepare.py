@@ -1,0 +1,55 @@
+"""The child process in which a package is prepared: `python -P -m host.changes.prepare`, started by the parent.
+
+Building a folder and resolving a requirement run code and tools that may hang, or need much memory: a process of their
+own can be ended. Reads one JSON document on stdin, writes JSON lines on stdout: `{"doing": ...}`, then one `Package` or
+one refusal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from host.changes.refusal import refused
+from host.store import Sources, Store
+
+
+class Wanted(Struct, frozen=True):
+    """What to prepare."""
+
+    folder: str
+    """The store's."""
+    what: str
+    sources: Sources = Sources()
+
+
+def prepare(raw: bytes, answer: BinaryIO) -> None:
+    """Prepare what is wanted, and tell what happens."""
+
+    def tell(document: object) -> None:
+        answer.write(msgspec.json.encode(document) + b"\n")
+        answer.flush()
+
+    try:
+        wanted = msgspec.json.decode(raw, type=Wanted)
+        store = Store(Path(wanted.folder), wanted.sources)
+        tell(store.prepare(wanted.what, lambda doing: tell({"doing": doing})))
+    except Exception as error:  # noqa: BLE001 - the parent is to know it, whatever it is
+        tell(refused(error))
+
+
+def main() -> None:
+    """Answer on what was stdout; what anything else prints goes to stderr."""
+    os.umask(0o077)
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)
+        prepare(sys.stdin.buffer.read(), answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What becomes of a plugin's data when it leaves: looked at, written into a folder, destroyed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from plugin_api.errors import Unavailable
+from plugin_api.manifest import names_of
+from plugin_api.ports.migrations import MIGRATOR, Migrator
+
+if TYPE_CHECKING:
+    from host.changes.orders import Data
+    from host.kernel import Kernel
+
+EXPORTS_FOLDER: Final = "exports"
+
+
+async def survey(kernel: Kernel, plugin_id: str) -> dict[str, Any]:
+    """What there is of a plugin: its schema with the tables and about how many rows each has, routes, permissions."""
+    names = names_of(plugin_id)
+    generation = kernel.table.generations.get(plugin_id)
+    routes = [f"{o.bound.method} {o.bound.path}" for o in generation.operations] if generation is not None else []
+    permissions = sorted(generation.permissions()) if generation is not None else []
+    tables = await _migrator(kernel).tables(names.schema)
+    return {"schema": names.schema, "tables": dict(tables), "routes": routes, "permissions": permissions}
+
+
+async def dispose(kernel: Kernel, plugin_id: str, data: Data) -> dict[str, Any]:
+    """Do with the data of a plugin that runs nowhere any more what was asked; may be repeated.
+
+    An export comes before the destruction, which does not happen when it fails.
+    """
+    if data == "keep":
+        return {}
+    migrator, schema = _migrator(kernel), names_of(plugin_id).schema
+    told: dict[str, Any] = {"tables": dict(await migrator.tables(schema))}
+    if data == "export" and told["tables"]:
+        folder = _export_folder(kernel.data_folder, plugin_id)
+        told["files"] = await migrator.export(schema, folder)
+        told["folder"] = str(folder)
+    await migrator.purge(schema)
+    return told
+
+
+def _export_folder(data_folder: Path, plugin_id: str) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return data_folder / EXPORTS_FOLDER / f"{plugin_id}-{stamp}"
+
+
+def _migrator(kernel: Kernel) -> Migrator:
+    provided = kernel.table.services.get(MIGRATOR.name)
+    if provided is None:
+        raise Unavailable("nothing provides the capability migrations now; see `pk doctor`")
+    return cast("Migrator", provided.implementation)

@@ -1,0 +1,351 @@
+"""The third parties' plugins of this process: what is desired, what is staged, and how the process comes to run it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from msgspec import Struct
+
+from host.changes.orders import Quarantine
+from host.code import load_code
+from host.discovery import Found, PluginLoadError, discover
+from host.generations import Generation
+from host.leaks import find_leaks
+from host.lifecycle import ActivationFailed, Lifecycle, failed_state
+from host.resolution import Resolution, resolve
+from host.settings import ANY_SECTION, LoadedSettings, SettingsInvalid, read
+from host.store import Store
+from plugin_api.errors import Conflict, InvalidRequest, KernelError, NotFound, Unavailable
+from plugin_api.manifest import names_of
+from plugin_api.ports.desired_state import DESIRED_STATE, DesiredPlugin, DesiredPlugins, DesiredState
+from plugin_api.ports.host_state import PluginState
+
+if TYPE_CHECKING:
+    from host.kernel import Kernel
+
+NOTHING: Final = DesiredPlugins(0, "", ())
+DISABLED: Final = "disabled; `pk plugins enable` lets it serve again"
+PLUGINS_FOLDER: Final = "plugins"
+
+
+@dataclass
+class Process:
+    """What a roster needs of its process."""
+
+    kernel: Kernel
+    lifecycle: Lifecycle
+    only: Sequence[str] = ()
+    disabled: Sequence[str] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    loading: Callable[[str], None] = lambda _: None
+    """Told which plugin's code is about to run for the first time, and told "" when that is over."""
+
+
+class Roster:
+    """Which third-party plugins this process runs. One change at a time; the parent sees to that."""
+
+    def __init__(self, process: Process, found: Sequence[Found], settings: LoadedSettings) -> None:
+        self._process = process
+        self._kernel = process.kernel
+        self._ours = [one for one in found if one.is_kernel]
+        self._environment = {one.id: one for one in found if not one.is_kernel}
+        self._store = Store(process.kernel.data_folder / PLUGINS_FOLDER)
+        self._staged: dict[str, Generation] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._known: dict[str, Found] = dict(self._environment)
+        self.settings = settings
+        self.desired = NOTHING
+        self.quarantined: dict[str, Quarantine] = {}
+
+    # ------------------------------------------------------------------------------------ what is known
+
+    @property
+    def found(self) -> list[Found]:
+        """Every third-party plugin that is known here, by id."""
+        return [self._known[plugin_id] for plugin_id in sorted(self._known)]
+
+    async def read(self) -> DesiredPlugins:
+        """What is desired now; nothing where no plugin keeps it (`--only` left it out)."""
+        return await state.read() if (state := self._state()) is not None else NOTHING
+
+    async def commit(
+        self, change_id: str, expected: int, put: Sequence[DesiredPlugin], drop: Sequence[str]
+    ) -> DesiredPlugins:
+        """Write what is to be desired from now on. See `DesiredState.change`."""
+        state = self._state()
+        if state is None:
+            raise Unavailable("plugins cannot be changed here: kernel.data does not run; start it (see `--only`)")
+        await state.change(change_id, expected, put, drop)
+        return await state.read()
+
+    def _state(self) -> DesiredState | None:
+        provided = self._kernel.table.services.get(DESIRED_STATE.name)
+        return cast("DesiredState", provided.implementation) if provided is not None else None
+
+    def dependents(self, plugin_id: str) -> list[str]:
+        """Active third-party plugins that cannot serve without this one."""
+        before = self._resolve({})
+        after = self._resolve({}, without={plugin_id})
+        left = {one.id for one in after.order}
+        return [one.id for one in before.order if one.id not in left and one.id != plugin_id]
+
+    # --------------------------------------------------------------------------------------- one plugin
+
+    async def stage(self, plugin: DesiredPlugin) -> Generation:
+        """Load one package and bring it so far that publishing it is one step.
+
+        Raises:
+            Conflict: it needs what is not here, or takes away what others need.
+            InvalidRequest: it cannot be loaded, registered, migrated, or is not well; nothing of it stays.
+        """
+        await self._drop_staged(plugin.id)
+        await self._gone(plugin.id)
+        found = self._package(plugin)
+        self._check_needs(found)
+        try:
+            generation = await self._bring_up(found)
+        except ActivationFailed as error:
+            raise InvalidRequest(str(error), code="plugin_failed") from error
+        self._staged[plugin.id] = generation
+        return generation
+
+    async def discard(self) -> None:
+        """Forget everything that is staged."""
+        for plugin_id in list(self._staged):
+            await self._drop_staged(plugin_id)
+
+    async def _drop_staged(self, plugin_id: str) -> None:
+        generation = self._staged.pop(plugin_id, None)
+        if generation is not None:
+            await self._process.lifecycle.discard(generation)
+            self._unload(generation)
+
+    def _package(self, plugin: DesiredPlugin) -> Found:
+        """The package of a desired plugin, with every hash checked; one of the environment as it is."""
+        if not plugin.digest:
+            if plugin.id in self._environment:
+                return self._environment[plugin.id]
+            raise NotFound(f"{plugin.id} is not in this kernel's environment any more; remove it, or install it again")
+        self._store.verify(plugin.id, plugin.version, plugin.digest)
+        folder = self._store.find(plugin.id, plugin.version, plugin.digest)
+        for found in discover([str(folder)]):
+            if found.id == plugin.id:
+                return replace(found, digest=plugin.digest)
+        raise NotFound(f"{folder} holds no plugin {plugin.id}; install it again")
+
+    def _check_needs(self, found: Found) -> None:
+        if found.problem is not None:
+            raise InvalidRequest(f"{found.id}: {found.problem}", code="plugin_failed")
+        before, after = self._resolve({}), self._resolve({found.id: found})
+        if found.id in after.blocked:
+            raise Conflict(after.blocked[found.id], code="needs_unmet")
+        broken = [one.id for one in before.order if one.id in after.blocked]
+        if broken:
+            reasons = "; ".join(after.blocked[plugin_id] for plugin_id in broken)
+            raise Conflict(f"others need what {found.id} {found.manifest.version} lacks: {reasons}", code="needed")
+
+    async def _bring_up(self, found: Found) -> Generation:
+        """Load and stage; ActivationFailed when that fails, whatever it is."""
+        number = self._kernel.next_number(found.id)
+        self._process.loading(found.id)
+        try:
+            code = load_code(found, number)
+        except PluginLoadError as error:
+            raise ActivationFailed(found.id, "be imported", error.reason) from error
+        generation: Generation | None = None
+        try:
+            settings = self._settings_of(found, code.module(f"{found.package}.settings"))
+            generation = await self._process.lifecycle.stage(found, code.plugin, settings, code, number)
+        finally:
+            self._process.loading("")
+            if generation is None:
+                code.unload()
+        generation.digest = found.digest
+        return generation
+
+    def _settings_of(self, found: Found, module: Any) -> Any:
+        declared = getattr(module, "Settings", None)
+        area = names_of(found.id).area
+        if not (isinstance(declared, type) and issubclass(declared, Struct)):
+            self.settings = self.settings.without({area})
+            return None
+        settings = read(
+            {area: declared},
+            data_dir=self._kernel.data_folder,
+            overrides=self._process.overrides,
+            others=ANY_SECTION,
+        )
+        self.settings = self.settings.with_sections_of(settings)
+        try:
+            return settings.section(area)
+        except SettingsInvalid as error:
+            raise ActivationFailed(found.id, "be configured", error.detail) from error
+
+    # -------------------------------------------------------------------------------------- all of them
+
+    async def converge(self, uninstall: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Run what is desired: publish what is staged or new, take away what is to go; id -> why it could not be.
+
+        What cannot be brought up leaves its former version serving. Taking away ends when the calls under way have ended;
+        `uninstall` tells what becomes of the data of those that leave for good.
+        """
+        self.desired = await self.read()
+        failures = self._look_up()
+        resolution = self._resolve({})
+        self._note_those_out(resolution)
+        ending = [self._take_away(plugin_id, uninstall or {}) for plugin_id in self._to_go(resolution)]
+        for found in resolution.order:
+            if not found.is_kernel and (why := await self._let_serve(found)) is not None:
+                failures[found.id] = why
+        await self.discard()
+        await asyncio.gather(*ending)
+        return failures
+
+    def _look_up(self) -> dict[str, str]:
+        """Find the package of everything that is desired; id -> why one cannot be used."""
+        failures: dict[str, str] = {}
+        known = dict(self._environment)
+        for plugin in self.desired.plugins:
+            if plugin.leaving:
+                known.pop(plugin.id, None)
+                continue
+            try:
+                known[plugin.id] = self._package(plugin)
+            except KernelError as error:
+                failures[plugin.id] = error.detail
+                known.pop(plugin.id, None)
+                self._kernel.troubles[plugin.id] = _state_of(plugin, "failed", error.detail)
+        for gone in self._known.keys() - known.keys() - failures.keys():
+            for remarks in (self._kernel.troubles, self._kernel.last_errors, self._kernel.leaks):
+                remarks.pop(gone, None)
+        self._known = known
+        rows = self.desired.plugins
+        self._kernel.previous = {one.id: one.previous.version for one in rows if one.previous is not None}
+        return failures
+
+    def _resolve(self, candidates: Mapping[str, Found], without: Collection[str] = ()) -> Resolution:
+        known = {**self._known, **candidates}
+        off = [plugin_id for plugin_id in {*self._switched_off(), *without} if plugin_id not in candidates]
+        return resolve([*self._ours, *known.values()], only=self._only(known), disabled=off)
+
+    def _only(self, known: Collection[str]) -> list[str]:
+        here = {*known, *(one.id for one in self._ours)}
+        return [name for name in self._process.only if name in here or f"kernel.{name}" in here]
+
+    def _switched_off(self) -> set[str]:
+        disabled = {plugin.id for plugin in self.desired.plugins if not plugin.enabled}
+        return disabled | self.quarantined.keys() | set(self._process.disabled)
+
+    def _note_those_out(self, resolution: Resolution) -> None:
+        """Say of each plugin that does not serve why."""
+        for plugin_id, reason in resolution.blocked.items():
+            if plugin_id in self._known:
+                self._trouble(plugin_id, "blocked", reason)
+        for plugin_id in resolution.disabled:
+            if plugin_id in self._known:
+                held = self.quarantined.get(plugin_id)
+                self._trouble(plugin_id, *(("quarantined", held.reason) if held else ("stopped", DISABLED)))
+
+    def _trouble(self, plugin_id: str, state: str, reason: str) -> None:
+        self._kernel.troubles[plugin_id] = failed_state(self._known[plugin_id].manifest, 0, reason, state)
+        if state in ("failed", "blocked"):
+            self._kernel.log.error("a plugin does not serve", plugin=plugin_id, state=state, why=reason)
+
+    def _to_go(self, resolution: Resolution) -> list[str]:
+        """Active third-party plugins that are to serve no more, the last one first."""
+        staying = {one.id for one in resolution.order}
+        active = [plugin_id for plugin_id in self._kernel.table.generations if not plugin_id.startswith("kernel.")]
+        return [plugin_id for plugin_id in reversed(active) if plugin_id not in staying]
+
+    def _take_away(self, plugin_id: str, uninstall: Mapping[str, str]) -> Awaitable[None]:
+        generation = cast("Generation", self._kernel.withdraw(plugin_id))
+        return self._retire(generation, uninstall.get(plugin_id))
+
+    async def _let_serve(self, found: Found) -> str | None:
+        """Publish one plugin unless it serves already; why it could not be."""
+        former = self._kernel.table.generations.get(found.id)
+        if former is not None and former.digest == found.digest:
+            return None
+        generation = self._staged.pop(found.id, None)
+        try:
+            if generation is None or generation.digest != found.digest:
+                await self._gone(found.id)
+                generation = await self._bring_up(found)
+            former = self._process.lifecycle.publish(generation)
+            self._kernel.leaks.pop(found.id, None)
+            self._kernel.last_errors.pop(found.id, None)
+            await self._ready(generation)
+        except ActivationFailed as error:
+            if former is None:
+                self._trouble(found.id, "failed", str(error))
+            return str(error)
+        if former is not None:
+            self._leaving[found.id] = asyncio.create_task(self._retire(former, None), name=f"retire:{former.key}")
+        return None
+
+    async def _ready(self, generation: Generation) -> None:
+        try:
+            await self._process.lifecycle.ready(generation)
+        except ActivationFailed as error:
+            generation.reason = str(error)
+            self._kernel.log.error("a plugin is not ready", plugin=generation.plugin_id, why=str(error))
+
+    # ------------------------------------------------------------------------------------------ leaving
+
+    async def _gone(self, plugin_id: str) -> None:
+        """Wait until an earlier generation has stopped, so that they do not pile up."""
+        leaving = self._leaving.pop(plugin_id, None)
+        if leaving is not None:
+            await asyncio.wait([leaving])
+
+    async def _retire(self, generation: Generation, uninstall: str | None) -> None:
+        await self._process.lifecycle.retire(generation, uninstall=uninstall)
+        self._unload(generation)
+
+    def _unload(self, generation: Generation) -> None:
+        """Let go of the code, and look whether it has gone."""
+        code, plugin_id, key = generation.code, generation.plugin_id, generation.key
+        if code is None:
+            return
+        generation.empty()
+        leaks = find_leaks(code.unload())
+        if leaks:
+            self._kernel.leaks[plugin_id] = [f"{leak.kind}: {leak.owner}" for leak in leaks]
+            for leak in leaks:
+                self._kernel.log.warning(
+                    "a stopped plugin left something behind", plugin=plugin_id, generation=key, kind=leak.kind,
+                    owner=leak.owner, detail=leak.detail,
+                )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Let whatever is leaving come to its end."""
+        await self.discard()
+        if self._leaving:
+            await asyncio.wait(list(self._leaving.values()))
+
+
+def stored_ids(folder: Path) -> set[str]:
+    """Ids of the plugins of which the store has something."""
+    return {entry.name for entry in folder.iterdir() if "." in entry.name.strip(".")} if folder.is_dir() else set()
+
+
+def stored_packages(folder: Path) -> list[Found]:
+    """Every package of the store, one of each plugin; which one is desired is not known yet."""
+    packages = [
+        package for plugin_id in sorted(stored_ids(folder)) for package in sorted((folder / plugin_id).iterdir())
+    ]
+    return list({found.id: found for package in packages for found in discover([str(package)])}.values())
+
+
+def stored_owner(folder: Path, file: str) -> str | None:
+    """The plugin in whose package a file lies; None outside of the store."""
+    prefix = f"{folder}/"
+    return file[len(prefix) :].partition("/")[0] if file.startswith(prefix) else None
+
+
+def _state_of(plugin: DesiredPlugin, state: str, reason: str) -> PluginState:
+    return PluginState(plugin.id, plugin.version, state, 0, reason)
