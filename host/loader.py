@@ -5,10 +5,10 @@ imported below `_pk_{id with underscores}_{number}`, so that old and new code, a
 side by side. Absolute imports of the folder's own names are mapped to that root, late ones inside functions too.
 
 What works as usual: relative imports, `importlib.resources.files(__package__)`, `importlib.metadata.version("dep")` and
-`version(__name__)`, `importlib.import_module(".x", __package__)`. What does not: `importlib.import_module("own_package.x")`
-and `importlib.resources.files("own_package")` by a literal name (they fail and say so), and pickles by name, which hold
-the private name and are of no use to another generation or process. Compiled extensions load but never unload; they are
-listed in `LoadedCode.compiled`.
+`version(__name__)`, `importlib.import_module(".x", __package__)`; and for the dependencies in the folder, whose authors
+know nothing of us, `import_module("dep.x")` and `files("dep")` too. What does not: `importlib.import_module("own_package.x")`
+(it fails and says how), and pickles by name, which hold the private name and are of no use to another generation or
+process. Compiled extensions load but never unload; they are listed in `LoadedCode.compiled`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from __future__ import annotations
 import atexit
 import builtins
 import importlib
+import importlib.resources
 import linecache
 import logging
 import os
 import sys
 import typing
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
@@ -48,6 +49,10 @@ SENTINEL_NAME: Final = "__pk_alive__"
 KERNELS_NAMES: Final = frozenset({"plugin_api", "host", "core_plugins", "marketplace", "pluggy", "msgspec"})
 """Always the kernel's own, whatever lies in the folder: their types cross between plugin and kernel."""
 _HOST: Final = __name__.partition(".")[0]
+_BY_NAME: Final = ["files", "path", "open_binary", "open_text", "read_binary", "read_text", "contents", "is_resource"]
+"""Functions of `importlib.resources` that take a package or its name first."""
+_ANCHORS: Final = ("package", "anchor")
+_RESOURCES: Final = importlib.resources
 
 
 def load(folder: Path, target: str, plugin_id: str, number: int, names: Collection[str] | None = None) -> LoadedCode:
@@ -61,7 +66,7 @@ def load(folder: Path, target: str, plugin_id: str, number: int, names: Collecti
             reason; nothing of it stays in `sys.modules`.
         ValueError: this generation is loaded already.
     """
-    code = LoadedCode(folder.resolve(), plugin_id, number, names)
+    code = LoadedCode(folder.resolve(), target.replace(":", ".").partition(".")[0], plugin_id, number, names)
     _finder.add(code)
     try:
         code.plugin = code.find_target(target)
@@ -78,7 +83,7 @@ def load(folder: Path, target: str, plugin_id: str, number: int, names: Collecti
 class LoadedCode:
     """The code of one generation; owns everything that unloading has to undo."""
 
-    def __init__(self, folder: Path, plugin_id: str, number: int, names: Collection[str] | None) -> None:
+    def __init__(self, folder: Path, own: str, plugin_id: str, number: int, names: Collection[str] | None) -> None:
         self.root = f"{PRIVATE_PREFIX}{plugin_id.replace('.', '_')}_{number}"
         self.folder = folder
         self.plugin_id = plugin_id
@@ -90,7 +95,10 @@ class LoadedCode:
         self.names = frozenset(chosen - sys.stdlib_module_names - KERNELS_NAMES)
         self.open_names = frozenset(name for name in self.names if _is_namespace(folder / name))
         """Packages without `__init__.py`: the environment may have another part of them."""
+        self._own = own
         self._atexit = OwnAtexit(atexit.register, atexit.unregister)
+        self._resources = _resources_of(self.private)
+        self._importlib = _stand_in(importlib, import_module=self._import_module, resources=self._resources)
         self._builtins = {**vars(builtins), "__import__": self._import}
         self._sentinels: dict[str, ref[Sentinel]] = {}
         self._finders: dict[str, FileFinder] = {}
@@ -151,6 +159,11 @@ class LoadedCode:
         """A text without the private root."""
         return text.replace(f"{self.root}.", "")
 
+    def private(self, name: str) -> str:
+        """The name in this process of one of the generation's modules; any other name as it is."""
+        top = name.partition(".")[0]
+        return f"{self.root}.{name}" if top in self.names - self.open_names else name
+
     # --------------------------------------------------------------------- what its imports reach
 
     def prepare(self, module: ModuleType) -> None:
@@ -194,7 +207,17 @@ class LoadedCode:
                 return self._import_own(name, fromlist or ())
             if level == 0 and name == "atexit":
                 return self._atexit.module
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
+            module = builtins.__import__(name, globals, locals, fromlist or (), level)
+            return self._importlib if module is importlib else self._resources if module is _RESOURCES else module
+        except ModuleNotFoundError as error:
+            self._show_public(error)
+            raise
+
+    def _import_module(self, name: str, package: str | None = None) -> ModuleType:
+        """`importlib.import_module`; the plugin's own modules by a text are left to be refused."""
+        wanted = name if name.partition(".")[0] == self._own else self.private(name)
+        try:
+            return importlib.import_module(wanted, package)  # noqa: TID251 - stands for that very function
         except ModuleNotFoundError as error:
             self._show_public(error)
             raise
@@ -249,6 +272,27 @@ class LoadedCode:
         for clear in typing.cast("Any", typing)._cleanups:  # noqa: SLF001 - `Optional[Own]` stays in them for good
             clear()
         return self._remains
+
+
+def _stand_in(real: ModuleType, **own: object) -> ModuleType:
+    """A module that is `real` but for what is given."""
+    module = ModuleType(real.__name__, real.__doc__)
+    vars(module).update(own, __getattr__=partial(getattr, real))
+    return module
+
+
+def _resources_of(private: Callable[[str], str]) -> ModuleType:
+    """`importlib.resources` that takes public names of a generation's packages."""
+
+    def mapped(real: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if not arguments and not named:  # the caller's package, which it would look for in our frame
+            arguments = (sys._getframe(1).f_globals["__name__"],)  # noqa: SLF001 - as it does itself
+        first = tuple(private(one) if isinstance(one, str) else one for one in arguments[:1])
+        others = {key: private(one) if key in _ANCHORS and isinstance(one, str) else one for key, one in named.items()}
+        return real(*first, *arguments[1:], **others)
+
+    known = [name for name in _BY_NAME if hasattr(_RESOURCES, name)]
+    return _stand_in(_RESOURCES, **{name: partial(mapped, getattr(_RESOURCES, name)) for name in known})
 
 
 def _forget_files(belonging: Belonging, folder: Path) -> None:

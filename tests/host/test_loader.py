@@ -220,6 +220,35 @@ def test_an_import_by_a_text_is_refused_and_says_how(
     del sys.modules["acme_crm"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import importlib\nplugin = importlib.import_module('humanizer.deep').NAME",
+        "from importlib import import_module\nplugin = import_module('humanizer.deep').NAME",
+        "from importlib import import_module\nplugin = import_module('.deep', __package__).NAME",
+        "from importlib.resources import files\nplugin = files('humanizer').joinpath('a.txt').read_text()",
+        "from importlib import resources\nplugin = resources.files(package='humanizer').joinpath('a.txt').read_text()",
+        "import importlib.resources as r\nplugin = r.files('humanizer').joinpath('a.txt').read_text()",
+        "import importlib.resources\nplugin = importlib.resources.files(__name__).joinpath('a.txt').read_text()",
+        "import importlib.util as u\nimport importlib\nplugin = importlib.util is u and 'here'",
+    ],
+)
+def test_a_dependency_that_names_itself_by_a_text_is_found(write: Write, loaded: Load, text: str) -> None:
+    """Many do, and their authors know nothing of private names."""
+    folder = write(acme_crm="from humanizer import plugin", humanizer=text, humanizer__deep="NAME = 'here'")
+    (folder / "humanizer" / "a.txt").write_text("here")
+
+    assert "here" == loaded(folder).plugin
+    assert "humanizer" not in sys.modules
+
+
+def test_a_dependency_asks_in_vain_for_what_is_not_there(write: Write, loaded: Load) -> None:
+    text = "import importlib\ntry: importlib.import_module('humanizer.fast')\nexcept ImportError as e: plugin = e.name"
+    folder = write(acme_crm="from humanizer import plugin", humanizer=text)
+
+    assert "humanizer.fast" == loaded(folder).plugin
+
+
 def test_a_plugin_may_ask_whether_a_module_is_there(write: Write, loaded: Load) -> None:
     text = "from importlib.util import find_spec\nplugin = [bool(find_spec(n)) for n in ('humanizer', 'nosuchthing', 'json')]"
     folder = write(humanizer="")
