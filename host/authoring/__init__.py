@@ -1,4 +1,4 @@
 """What authors of plugins are given: a project to begin with (`pk new plugin`) and a check of what they wrote (`pk check`).
 
-No code of a plugin runs here: everything is read from its files.
+A plugin's files are read; its code runs only in the trial at the end of `pk check`, in a process of its own.
 """

@@ -13,7 +13,7 @@ class Finding(Struct, frozen=True):
     """What is wrong, where, why it matters and what to do about it."""
 
     id: str
-    """The rule, as docs/reference/checks.md lists it: `permission-undeclared`."""
+    """The rule, as docs/reference/checks.md lists it: `permission_undeclared`."""
     severity: Severity
     """An `error` is refused at install."""
     message: str

@@ -39,7 +39,11 @@ class Rule:
     def findings(self, package: Package) -> Iterator[Finding]:
         """What it finds in a package."""
         for place in self.look(package):
-            yield Finding(self.id, self.severity, place.message, self.why, self.remedy, place.file, place.line)
+            yield self.finding(place.message, place.file, place.line)
+
+    def finding(self, message: str, file: str = "", line: int = 0) -> Finding:
+        """What it says about one place."""
+        return Finding(self.id, self.severity, message, self.why, self.remedy, file, line)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import importlib_metadata
+from packaging.requirements import InvalidRequirement, Requirement
 
 from host.authoring import (
     rules_files,
@@ -22,6 +24,7 @@ from host.authoring import (
 from host.authoring.finding import Finding
 from host.authoring.package import Declared, Package, Place, Rule
 from host.discovery import GROUP
+from host.trial.findings import RULES as TRIAL_RULES
 
 PROJECT_FILE: Final = "pyproject.toml"
 _ORDER: Final = {"error": 0, "warning": 1, "info": 2}
@@ -32,14 +35,21 @@ def _nowhere(_: Package) -> list[Place]:
 
 
 PROJECT: Final = Rule(
-    "project-unreadable",
+    "project_unreadable",
     "error",
     "Without it pip cannot build the plugin, and the kernel cannot find it.",
     "Write a `pyproject.toml` with the entry point; `pk new plugin acme.crm` shows a whole one.",
     _nowhere,
 )
+NOT_TRIED: Final = Rule(
+    "not_tried",
+    "warning",
+    "What shows only when the plugin is imported and registered has not been looked for.",
+    "Install the plugin's libraries into the environment of `pk`: `pip install LIBRARY`.",
+    _nowhere,
+)
 RULES: Final = (
-    *(PROJECT, *rules_project.RULES),
+    *(PROJECT, NOT_TRIED, *rules_project.RULES),
     *rules_manifest.RULES,
     *rules_files.RULES,
     *rules_hooks.RULES,
@@ -75,24 +85,54 @@ def check_project(folder: Path) -> list[Finding]:
     return _check(Package(folder, top, packages[0], declared))
 
 
-def package_of(folder: Path) -> tuple[Path, str, str] | None:
-    """What a source folder's trial needs: the folder that holds its package, the entry point's target, its id.
+@dataclass(frozen=True)
+class Tryable:
+    """What a trial of a source folder needs."""
 
-    None when `check_project` would find no package.
-    """
+    top: Path
+    """The folder that holds the package."""
+    target: str
+    """`package:attribute`."""
+    plugin_id: str
+    missing: list[str]
+    """What the project depends on and this environment does not have."""
+
+
+def tryable(folder: Path) -> Tryable | None:
+    """What a trial of a source folder needs; None when `check_project` would find no package."""
     read = _read_project(folder)
-    entries = _declared(read).entry_points if not isinstance(read, str) else {}
-    for plugin_id, target in entries.items():
+    declared = _declared({} if isinstance(read, str) else read)
+    for plugin_id, target in declared.entry_points.items():
         top = _top(folder, _package(target))
         if top is not None:
-            return top, target, plugin_id
+            return Tryable(top, target, plugin_id, _missing(declared.project))
     return None
 
 
+def in_order(found: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then by file and line."""
+    return sorted(found, key=lambda one: (_ORDER[one.severity], one.file, one.line))
+
+
 def rules_page() -> str:
-    """The body of docs/reference/checks.md: a table of all rules."""
-    rows = [f"| `{rule.id}` | {rule.severity} | {rule.why} | {rule.remedy} |\n" for rule in RULES]
+    """The body of docs/reference/checks.md: tables of all rules, those of the trial apart."""
+    text = [(rule.id, rule.severity, rule.why, rule.remedy) for rule in RULES]
+    tried = [(name, rule.severity, _sentence(rule.why), _sentence(rule.remedy)) for name, rule in TRIAL_RULES.items()]
+    return (
+        "## Found in the text\nNothing of the plugin runs for these.\n\n"
+        + _rows(text)
+        + "\n## Found in the trial\nThe plugin is imported and registered once, in a process of its own.\n\n"
+        + _rows(tried)
+    )
+
+
+def _rows(rules: Iterable[tuple[str, str, str, str]]) -> str:
+    rows = [f"| `{name}` | {severity} | {why} | {remedy} |\n" for name, severity, why, remedy in rules]
     return "| rule | severity | why | remedy |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _package(target: str) -> str:
@@ -108,12 +148,11 @@ def _top(folder: Path, package: str) -> Path | None:
 
 
 def _check(package: Package) -> list[Finding]:
-    found = [finding for rule in RULES for finding in rule.findings(package)]
-    return sorted(found, key=lambda one: (_ORDER[one.severity], one.file, one.line))
+    return in_order(finding for rule in RULES for finding in rule.findings(package))
 
 
 def _refused(said: str) -> list[Finding]:
-    return [Finding(PROJECT.id, PROJECT.severity, said, PROJECT.why, PROJECT.remedy, PROJECT_FILE)]
+    return [PROJECT.finding(said, PROJECT_FILE)]
 
 
 def _read_project(folder: Path) -> Mapping[str, Any] | str:
@@ -149,3 +188,22 @@ def _installed(folder: Path, package: str) -> Declared | None:
         if any(_package(value) == package for value in entries.values()):
             return told
     return None
+
+
+def _missing(project: Mapping[str, Any]) -> list[str]:
+    about = project.get("project")
+    listed = about.get("dependencies") if isinstance(about, Mapping) else None
+    return [text for text in listed if isinstance(text, str) and _is_missing(text)] if isinstance(listed, list) else []
+
+
+def _is_missing(text: str) -> bool:
+    """Whether a requirement is not met here; one that cannot be read is left to pip."""
+    try:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            return False
+        return not wanted.specifier.contains(importlib_metadata.version(wanted.name), prereleases=True)
+    except InvalidRequirement:
+        return False
+    except importlib_metadata.PackageNotFoundError:
+        return True

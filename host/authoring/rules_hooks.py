@@ -72,21 +72,21 @@ def _unmarked(package: Package) -> Iterator[Place]:
 
 RULES: Final = (
     Rule(
-        "hook-unknown",
+        "hook_unknown",
         "error",
         "A plugin with a hook that does not exist is refused when it is loaded.",
         "docs/reference/hooks.md lists the hooks.",
         _unknown,
     ),
     Rule(
-        "hook-arguments",
+        "hook_arguments",
         "error",
         "A hook is given only what its specification names; asking for more is refused when the plugin is loaded.",
         "Name only arguments that the hook has; leave out those that you do not need.",
         _wrong_arguments,
     ),
     Rule(
-        "hook-unmarked",
+        "hook_unmarked",
         "warning",
         "Without the mark it is never called.",
         "Write `@hookimpl` above it.",

@@ -87,21 +87,21 @@ def _processes(package: Package) -> Iterator[Place]:
 
 RULES: Final = (
     Rule(
-        "import-kernel",
+        "import_kernel",
         "error",
         "Only `plugin_api` keeps its promises from one version to the next; the kernel's own code changes as it likes.",
         "Import from `plugin_api`; call other capabilities with `registrar.services.get(KEY)`.",
         _kernel,
     ),
     Rule(
-        "import-private",
+        "import_private",
         "error",
         "Names that begin with an underscore change without notice.",
         "Use what `plugin_api` shows; ask for what is missing.",
         _private,
     ),
     Rule(
-        "import-itself",
+        "import_itself",
         "error",
         "Each generation of a plugin lives under a private name; a module looked up by its public name is missing, or "
         "another generation's.",
@@ -117,7 +117,7 @@ RULES: Final = (
         _pickles,
     ),
     Rule(
-        "process-pool",
+        "process_pool",
         "error",
         "A spawned process imports the plugin anew by its public name, and outlives the generation that started it.",
         "Use `asyncio.to_thread` for what blocks, a child server or a service of its own for what computes.",

@@ -85,42 +85,42 @@ def _one_way(package: Package) -> Iterator[Place]:
 
 RULES: Final = (
     Rule(
-        "migration-invalid",
+        "migration_invalid",
         "error",
         "A plugin whose migrations cannot be read does not start.",
         "Number them from 0001 without a gap; begin with `-- phase: expand`, then the parts `-- up` and `-- down`.",
         _invalid,
     ),
     Rule(
-        "table-unprotected",
+        "table_unprotected",
         "error",
         "A table without the tenant wall shows every tenant's rows to every tenant; the kernel refuses the migration.",
         "Add `select pk.protect('table');` to the migration that makes it.",
         _unprotected,
     ),
     Rule(
-        "primary-key",
+        "primary_key",
         "error",
         "Keys of two tenants must be allowed to be equal, and every lookup goes by tenant; the kernel refuses the migration.",
         "Write `primary key (tenant_id, ...)`.",
         _key,
     ),
     Rule(
-        "contract-first",
+        "contract_first",
         "warning",
         "A contract waits until no older version serves; the first migration has none before it.",
         "Write `-- phase: expand`.",
         _contract_first,
     ),
     Rule(
-        "expand-destroys",
+        "expand_destroys",
         "warning",
         "An expand runs while the older version still serves, and that one needs what is taken away.",
         "Add first, and take away in a later migration with `-- phase: contract`.",
         _destroying,
     ),
     Rule(
-        "migration-one-way",
+        "migration_one_way",
         "info",
         "Nobody can take it back with `pk migrate down`.",
         "If there is a way back, write it below `-- down`.",

@@ -151,42 +151,42 @@ def _public(package: Package) -> Iterator[Place]:
 
 RULES: Final = (
     Rule(
-        "operation-shape",
+        "operation_shape",
         "error",
         "An operation that takes or gives anything else is refused when it is registered.",
         "Write `async def name(self, call: Call, request: SomeStruct) -> SomeStruct` (or `-> None`).",
         _shape,
     ),
     Rule(
-        "operation-route",
+        "operation_route",
         "error",
         "A route that contradicts its Struct is refused when it is registered.",
         'Write it like "GET /leads/{lead_id}", with a field `lead_id` in the request.',
         _route,
     ),
     Rule(
-        "operation-absolute",
+        "operation_absolute",
         "error",
         "Paths below `/api/` and `/.well-known/` are the kernel's; a plugin's are below `/api/v1/x/` and its id.",
         'Write the path relative: "GET /leads".',
         _absolute,
     ),
     Rule(
-        "operation-undocumented",
+        "operation_undocumented",
         "warning",
         "The docstring is the operation's description in OpenAPI; without it nobody knows what it promises.",
         "Write one sentence that says what it does, and which errors of its own it answers.",
         _undocumented,
     ),
     Rule(
-        "operation-open",
+        "operation_open",
         "info",
         "Everybody who is logged in to the tenant may call it, viewers included.",
         'If that is not meant, write `permission="entity.verb"` and list it in the manifest.',
         _open,
     ),
     Rule(
-        "operation-public",
+        "operation_public",
         "warning",
         "Callers without credentials get 401 everywhere below `/api/v1/x/`: nobody gains by it, and nobody is asked for a "
         "permission.",
@@ -194,21 +194,21 @@ RULES: Final = (
         _public,
     ),
     Rule(
-        "permission-undeclared",
+        "permission_undeclared",
         "error",
         "A permission that the manifest does not list can be granted to nobody; the operation is refused.",
         'List it: `permissions = { "entity.verb" = "What it allows" }`.',
         _undeclared,
     ),
     Rule(
-        "permission-unused",
+        "permission_unused",
         "warning",
         "Administrators grant it and wonder why nothing changes.",
         "Ask for it with `@operation(..., permission=...)` or `call.require`, or take it out of the manifest.",
         _unused,
     ),
     Rule(
-        "request-lenient",
+        "request_lenient",
         "warning",
         "A misspelt field would be dropped in silence, and the caller believes that it was heard.",
         "Write `class NewLead(Struct, frozen=True, forbid_unknown_fields=True)`.",

@@ -218,7 +218,7 @@ def _reads_environment(package: Package) -> Iterator[Place]:
 
 RULES: Final = (
     Rule(
-        "starts-at-import",
+        "starts_at_import",
         "error",
         "An import happens in trial runs and in every worker, before anything is registered; what it starts is owned by no "
         "generation and never stops.",
@@ -226,35 +226,35 @@ RULES: Final = (
         _starts,
     ),
     Rule(
-        "process-hook",
+        "process_hook",
         "error",
         "Signals, exit handlers and traces belong to the whole process and keep the plugin's code alive after it has left.",
         "Use `pk_drain` and `pk_disable` to finish; they are called whenever the generation stops.",
         _hooks_in,
     ),
     Rule(
-        "changes-process",
+        "changes_process",
         "error",
         "It changes the process for every plugin and every tenant, and nobody takes it back when the plugin leaves.",
         "Keep it in objects of your own; what an operator may set is a field of `Settings`.",
         _changes,
     ),
     Rule(
-        "patches-others",
+        "patches_others",
         "error",
         "A patched library is patched for every plugin and the kernel, and stays so after the plugin has left.",
         "Wrap or subclass it, or set what you need on an object of your own.",
         _patches,
     ),
     Rule(
-        "blocking-call",
+        "blocking_call",
         "error",
         "It stops the worker for every tenant until it returns; one that takes too long has its plugin quarantined.",
         "Await an asynchronous library, or wrap it: `await asyncio.to_thread(function, ...)`.",
         _blocks,
     ),
     Rule(
-        "blocking-file",
+        "blocking_file",
         "info",
         "Files are quick until the disk is not; meanwhile the worker serves nobody.",
         "Read small files at start; wrap larger work: `await asyncio.to_thread(path.read_bytes)`.",
@@ -268,7 +268,7 @@ RULES: Final = (
         _prints,
     ),
     Rule(
-        "reads-environment",
+        "reads_environment",
         "info",
         "What is read there is in no `pk settings`, is not checked, and may be another plugin's secret.",
         "Make it a field of `Settings`; `setting(..., environment=[...])` names further variables.",

@@ -45,7 +45,7 @@ def _no_tests(package: Package) -> Iterator[Place]:
 
 RULES: Final = (
     Rule(
-        "file-left-out",
+        "file_left_out",
         "error",
         "setuptools packs Python files alone unless told otherwise; without its manifest the kernel finds no plugin.",
         "List it below `[tool.setuptools.package-data]`: "
@@ -53,7 +53,7 @@ RULES: Final = (
         _left_out,
     ),
     Rule(
-        "tests-missing",
+        "tests_missing",
         "info",
         "`plugin_api.testing` brings a real kernel as a pytest fixture.",
         "Write one test that calls an operation: `async def test_it(tenant: Tenant) -> None`.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def check_plugin(folder: Path, *, as_json: bool) -> None:
         Exit: with status 1, there is an error.
     """
     with working(f"checking {folder}"):
-        found = examine(folder.absolute())
+        found = asyncio.run(examine(folder.absolute()))
     counts: Counter[Severity] = Counter(finding.severity for finding in found)
     if as_json:
         told = {f"{severity}s": counts[severity] for severity in SEVERITIES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,7 +21,7 @@ EXAMPLE = ROOT / "docs" / "examples" / "acme_crm"
 
 
 def test_it_has_nothing_to_be_warned_of() -> None:
-    assert {"wire-lock-missing"} == {finding.id for finding in check_project(EXAMPLE)}
+    assert {"wire_lock_missing"} == {finding.id for finding in check_project(EXAMPLE)}
 
 
 def test_it_has_the_scaffolds_shape(tmp_path: Path) -> None:
@@ -54,16 +55,16 @@ def test_its_tests_pass_in_a_kernel(
         ("ruff", "check", "--no-cache", "--extend-select", "I,UP,B,ANN,RUF,SIM,PT"),
         ("ruff", "format", "--check", "--no-cache"),
         ("mypy", "--strict", "--no-incremental", "acme_crm", "tests"),
-        ("pyright", "--pythonpath", sys.executable, "--project", "{options}"),
+        ("pyright", "--pythonpath", sys.executable),
     ],
 )
 def test_it_is_tidy_and_typed(
     run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, checker: tuple[str, ...]
 ) -> None:
-    options = tmp_path / "pyrightconfig.json"
-    settings = {"typeCheckingMode": "strict", "include": [str(EXAMPLE)], "extraPaths": [str(ROOT), str(EXAMPLE)]}
-    options.write_text(json.dumps(settings))
+    project = tmp_path / "acme_crm"  # a copy: checkers leave caches behind
+    shutil.copytree(EXAMPLE, project)
+    (project / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}))
 
-    ran = run(*(word.replace("{options}", str(options)) for word in checker), cwd=EXAMPLE, MYPYPATH=str(ROOT))
+    ran = run(*checker, cwd=project, MYPYPATH=str(ROOT))
 
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]

@@ -22,7 +22,7 @@ def test_a_good_plugin_passes(project: Path, capsys: pytest.CaptureFixture[str])
 
     told = capsys.readouterr().out
     assert told.endswith("1 info\n")
-    assert "info: wire-lock-missing\n" in told
+    assert "info: wire_lock_missing\n" in told
 
 
 def test_warnings_do_not_fail(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +40,7 @@ def test_an_error_is_told_with_its_place_and_remedy(project: Path, capsys: pytes
 
     told = capsys.readouterr().out
     assert told.startswith(
-        "error: import-kernel in acme_crm/extra.py:3\n  it imports host\n  why:    Only `plugin_api`"
+        "error: import_kernel in acme_crm/extra.py:3\n  it imports host\n  why:    Only `plugin_api`"
     )
     assert "\n  remedy: Import from `plugin_api`" in told
     assert told.endswith("2 errors, 1 info\n")
@@ -54,7 +54,7 @@ def test_programs_are_told_as_json(project: Path, capfdbinary: pytest.CaptureFix
     told = json.loads(capfdbinary.readouterr().out)
     assert (False, 1, 0, 1) == (told["ok"], told["errors"], told["warnings"], told["infos"])
     first = told["findings"][0]
-    assert ("import-kernel", "error", "acme_crm/extra.py", 1) == tuple(
+    assert ("import_kernel", "error", "acme_crm/extra.py", 1) == tuple(
         first[key] for key in ("id", "severity", "file", "line")
     )
     assert first["message"]
