@@ -77,7 +77,8 @@ def package_name(plugin_id: str, version: str, digest: str) -> str:
     except (msgspec.ValidationError, ValueError):
         is_hex = False
     if not is_hex:
-        raise NotFound(f"no package has the id {plugin_id!r}, version {version!r} and digest {digest!r}")
+        said = f"no package has the id {plugin_id!r}, version {version!r} and digest {digest!r}"
+        raise NotFound(said, code="package_missing")
     return f"{plugin_id}/{version}-{digest[:NAME_DIGITS]}"
 
 

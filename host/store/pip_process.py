@@ -27,19 +27,23 @@ TOLD_CHARACTERS_MAX: Final = 2_000
 _OUTPUT_BYTES_MAX: Final = 262_144
 
 _START: Final = """
-import ctypes, os, runpy, signal, sys
-parent = int(sys.argv.pop(1))
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != parent:
-    sys.exit("its parent has ended")
+import os, runpy, threading
+
+lifeline = os.dup(0)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+def end_with_parent():
+    os.read(lifeline, 1)
+    os.killpg(0, 9)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
-"""`python -m pip`, killed by the system when we are: nobody would stop it then."""
+"""`python -m pip`, which ends with everything that it started when we do, a kill included: nobody would stop it then."""
 
 _ELSEWHERE: Final = frozenset({
-    "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PIP_REPORT", "PIP_QUIET", "PIP_VERBOSE",
-    "PIP_NO_DEPS", "PIP_REQUIREMENT", "PIP_WHEEL_DIR", "PIP_DEST", "PIP_PYTHON", "PIP_LOG", "PIP_IGNORE_INSTALLED",
+    "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PIP_REPORT", "PIP_QUIET", "PIP_PROGRESS_BAR",
+    "PIP_VERBOSE", "PIP_NO_DEPS", "PIP_REQUIREMENT", "PIP_WHEEL_DIR", "PIP_DEST", "PIP_PYTHON", "PIP_LOG", "PIP_IGNORE_INSTALLED",
     "PIP_FORCE_REINSTALL",
 })  # fmt: skip
 """Settings of the operator that say where to install or what to print; those that say where from are honoured."""
@@ -81,10 +85,10 @@ class Pip:
     def _start(self, arguments: Sequence[str], output: int) -> subprocess.Popen[bytes]:
         isolated = ["--isolated"] if self.sources.offline else []
         return subprocess.Popen(
-            [sys.executable, "-c", _START, str(os.getpid()), *isolated, *arguments],
+            [sys.executable, "-c", _START, *isolated, *arguments],
             cwd=self.place,
             env=self._environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells that we have ended
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -100,7 +104,8 @@ class Pip:
             _kill_group(process)
 
     def _options(self) -> list[str]:
-        options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-color"]
+        options = ["--progress-bar", "off", "--no-input", "--disable-pip-version-check", "--no-color"]
+        # not --quiet: it leaves out what a conflict is caused by
         options += ["--retries", str(RETRIES), "--timeout", str(CONNECT_S)]
         if self.sources.offline:
             options.append("--no-index")
@@ -128,6 +133,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _tail(output: Path) -> str:
@@ -153,8 +160,10 @@ _NETWORK: Final = re.compile(
 )
 _UNKNOWN: Final = re.compile(r"No matching distribution found|Could not find a version")
 _HASHES: Final = re.compile(r"DO NOT MATCH THE HASHES|HashMismatch|Hashes are required")
-_BUILD: Final = re.compile(r"subprocess-exited-with-error|[Ff]ailed to build|metadata-generation-failed|build backend|"
-                           r"pyproject\.toml|BackendUnavailable|Backend subprocess")  # fmt: skip
+_BUILD: Final = re.compile(
+    r"subprocess-exited-with-error|[Ff]ailed to build|Failed building wheel|metadata-generation-failed"
+    r"|BackendUnavailable|Backend subprocess|does not appear to be a Python project|inconsistent (name|version)"
+)
 
 
 def explain(output: str, about: str, place: Path) -> KernelError:

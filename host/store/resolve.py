@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from host.store.pip_process import Pip, library_conflict
-from host.store.wheels import Wheel, compiled, hash_of, is_pure, read_wheel
+from host.store.wheels import Wheel, compiled, is_pure, read_wheel
 from plugin_api.errors import Conflict, InvalidRequest
 
 DEPENDENCIES_MAX: Final = 100
@@ -47,7 +47,8 @@ def installed() -> Environment:
     found: dict[str, Installed] = {}
     for distribution in importlib_metadata.distributions():
         try:
-            one = Installed(str(distribution.name), Version(distribution.version), distribution)
+            metadata = distribution.metadata  # each look at it reads the file again
+            one = Installed(metadata["Name"], Version(metadata["Version"]), distribution)
             key = canonicalize_name(one.name, validate=True)
         except Exception:  # noqa: BLE001, S112 - a damaged one can neither be pinned nor used
             continue
@@ -162,6 +163,17 @@ class Resolved(Struct, frozen=True):
         """Whether it need not be built."""
         return self.file_name.endswith(".whl")
 
+    @property
+    def exactly(self) -> str:
+        """The requirement that only this version meets."""
+        return f"{self.key}=={Version(self.metadata.version)}"
+
+    @property
+    def pin(self) -> str:
+        """The option by which pip takes these bytes only; empty where the index tells no good hash."""
+        known = self.download_info.archive_info.hashes
+        return next((f"--hash={name}:{known[name]}" for name in ("sha256", "sha384", "sha512") if name in known), "")
+
 
 class _Report(Struct, frozen=True):
     install: list[Resolved]
@@ -191,28 +203,49 @@ def _shown(what: str) -> str:
     return Path(what).name if "/" in what else what
 
 
-def fetch(pip: Pip, one: Resolved, into: Path) -> Wheel:
-    """Get exactly the distribution that was resolved, and build it when it comes as source.
+def fetch(pip: Pip, wanted: Sequence[Resolved], into: Path) -> list[Wheel]:
+    """Get exactly what was resolved, in that order, and build what comes as source. `into` is made.
 
-    Of one that has compiled and pure wheels the pure one is taken, where there is one.
+    Of a distribution that has compiled and pure wheels the pure one is taken, where there is one.
 
     Raises:
-        KernelError: see `host.store.pip_process.explain`; `package_damaged`, its hash is not the announced one;
-            `compiled_extension`.
+        KernelError: see `host.store.pip_process.explain`; `package_damaged`, a hash is not the announced one;
+            `compiled_extension`; `requirement_invalid`, one is required by its address.
     """
-    _check_origin(one)
+    for one in wanted:
+        _check_origin(one)
     into.mkdir(mode=0o700)
-    if one.is_wheel and not _is_pure(one.file_name):
-        return read_wheel(_fetch_pure(pip, one, into), one.label)
-    pins = pip.place / "exactly.txt"
-    pins.write_text(_exactly(one), "utf-8")
-    pip.run("wheel", "--no-deps", "--wheel-dir", str(into), "-r", str(pins), about=one.label)
-    wheel = read_wheel(only_wheel(into, one.label), one.label)
+    compiled_ones = [one for one in wanted if one.is_wheel and not _is_pure(one.file_name)]
+    for one in compiled_ones:
+        _fetch_pure(pip, one, into)
+    plain = [one for one in wanted if one not in compiled_ones]
+    for group in ([one for one in plain if one.pin], [one for one in plain if not one.pin]):
+        _fetch_all(pip, group, into)
+    found = {wheel.key: wheel for wheel in (read_wheel(file, file.name) for file in sorted(into.glob("*.whl")))}
+    for one in plain:
+        _check_hash(one, found.get(one.key))
+    return [found[one.key] for one in wanted]
+
+
+def _fetch_all(pip: Pip, group: Sequence[Resolved], into: Path) -> None:
+    """All of them at once; where one has a hash, pip asks for one of each."""
+    if group:
+        pins = pip.place / "exactly.txt"
+        pins.write_text("".join(f"{one.exactly} {one.pin}\n" for one in group), "utf-8")
+        labels = ", ".join(one.label for one in group)
+        pip.run("wheel", "--no-deps", "--wheel-dir", str(into), "-r", str(pins), about=labels)
+
+
+def _check_hash(one: Resolved, wheel: Wheel | None) -> None:
+    if wheel is None:
+        raise InvalidRequest(f"{one.label} builds no wheel of its name", code="build_failed")
     expected = one.download_info.archive_info.hashes.get("sha256")
-    if one.is_wheel and expected is not None and hash_of(wheel.file) != expected:
-        raise InvalidRequest(f"{one.label}: its sha256 is {wheel.sha256}, and {expected} was announced; try again",
-                             code="package_damaged")  # fmt: skip
-    return wheel
+    if one.is_wheel and expected is not None and wheel.sha256 != expected:
+        raise InvalidRequest(
+            f"{one.label}: its sha256 is {wheel.sha256}, and the index had announced {expected}; try again, or tell "
+            "the owner of the index",
+            code="package_damaged",
+        )
 
 
 def _check_origin(one: Resolved) -> None:
@@ -223,13 +256,6 @@ def _check_origin(one: Resolved) -> None:
         )
 
 
-def _exactly(one: Resolved) -> str:
-    known = one.download_info.archive_info.hashes
-    algorithm = next((name for name in ("sha256", "sha384", "sha512") if name in known), None)
-    pin = f"{one.key}=={Version(one.metadata.version)}"
-    return f"{pin} --hash={algorithm}:{known[algorithm]}\n" if algorithm is not None else f"{pin}\n"
-
-
 def _is_pure(file_name: str) -> bool:
     try:
         return all(is_pure(tag) for tag in parse_wheel_filename(file_name)[3])
@@ -237,15 +263,13 @@ def _is_pure(file_name: str) -> bool:
         return True  # read_wheel looks again
 
 
-def _fetch_pure(pip: Pip, one: Resolved, into: Path) -> Path:
+def _fetch_pure(pip: Pip, one: Resolved, into: Path) -> None:
     """The pure twin of a compiled wheel; pip prefers the compiled one for this machine."""
     any_machine = ("--platform", "any", "--abi", "none", "--implementation", "py", "--only-binary", ":all:")
-    pin = f"{one.key}=={Version(one.metadata.version)}"
     try:
-        pip.run("download", "--no-deps", *any_machine, "--dest", str(into), "--", pin, about=one.label)
+        pip.run("download", "--no-deps", *any_machine, "--dest", str(into), "--", one.exactly, about=one.label)
     except (InvalidRequest, Conflict):
         raise compiled(one.label, one.file_name) from None
-    return only_wheel(into, one.label)
 
 
 def only_wheel(folder: Path, label: str) -> Path:

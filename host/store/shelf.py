@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -34,8 +35,8 @@ PREPARE_LIMIT_S: Final = 300.0
 _WHEELS: Final = ".wheels"
 _NOTES: Final = ".packages"
 """What is known of each package beside its files: `{id}-{version}-{digest}.json`."""
-_PACKAGE: Final = re.compile(r"[^/-]+/[^/]+-[0-9a-f]{12}\Z")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+_ID: Final = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9]*)+\Z")
+_PACKAGE: Final = re.compile(r"[^/]+/[^/]+-[0-9a-f]{12}\Z")
 
 Key = tuple[str, str, str]
 """Id, version and digest of a package."""
@@ -47,8 +48,12 @@ class _Work:
 
     folder: Path
     pip: Pip
-    environment: Environment
     tell: Callable[[str], None]
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The kernel's own; looked at when it is asked for, because that takes longer than all the rest."""
+        return installed()
 
 
 class Store:
@@ -217,14 +222,17 @@ class Store:
             for name in [name for name in self._packages() if name not in names]:
                 self._take_package(name)
                 removed.append(name)
-            self._take_stray_notes()
+            self._take_strays()
             return removed + self._take_unused_wheels()
 
     def _packages(self) -> Iterator[str]:
-        for folder in sorted(self.folder.iterdir()):
-            if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith("."):
-                found = sorted(f"{folder.name}/{entry.name}" for entry in folder.iterdir())
-                yield from (name for name in found if _PACKAGE.match(name))
+        for folder in self._id_folders():
+            found = (f"{folder.name}/{entry.name}" for entry in _listed(folder))
+            yield from (name for name in found if _PACKAGE.match(name))
+
+    def _id_folders(self) -> list[Path]:
+        """The folders that are named like a plugin; what else lies here is not ours."""
+        return [entry for entry in _listed(self.folder) if _ID.match(entry.name) and not entry.is_symlink()]
 
     def _take_package(self, name: str) -> None:
         """The note goes last: a kill before leaves its wheels known, and `sweep` finds a note without its package."""
@@ -234,7 +242,11 @@ class Store:
             folder.parent.rmdir()
         self._note_file(name).unlink(missing_ok=True)
 
-    def _take_stray_notes(self) -> None:
+    def _take_strays(self) -> None:
+        """What a kill before the last step of `prepare` or of a removal leaves beside packages."""
+        for folder in self._id_folders():
+            with suppress(OSError):
+                folder.rmdir()
         there = {self._note_file(name).name for name in self._packages()}
         for file in _listed(self.folder / _NOTES):
             if file.name not in there:
@@ -255,7 +267,7 @@ class Store:
 def _begin(place: Path, sources: Sources, limit_s: float, tell: Callable[[str], None]) -> _Work:
     working = place / "work"
     working.mkdir(mode=0o700)
-    return _Work(place, Pip(working, sources, monotonic() + limit_s), installed(), tell)
+    return _Work(place, Pip(working, sources, monotonic() + limit_s), tell)
 
 
 def _gather(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:
@@ -264,12 +276,11 @@ def _gather(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:
         return _gather_resolved(asked, work)
     wheel = _own_wheel(asked, work)
     declared = _declared(wheel, work)
-    if not missing(wheel.label, wheel.requires, work.environment):
+    if not wheel.requires or not missing(wheel.label, wheel.requires, work.environment):
         return [wheel], declared
     work.tell(f"resolving what {wheel.label} needs")
     lacking = resolve(work.pip, str(wheel.file), wheel.key, work.environment)
-    found = [one for one in lacking if one.key != wheel.key]
-    return [wheel, *_fetched(found, work)], declared
+    return [wheel, *_fetched([one for one in lacking if one.key != wheel.key], work, "needed")], declared
 
 
 def _gather_resolved(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:
@@ -278,9 +289,9 @@ def _gather_resolved(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:
     own = [one for one in lacking if one.key == asked.key]
     if len(own) != 1:
         raise InvalidRequest(f"{asked.text}: pip's report does not list it", code="requirement_not_found")
-    (wheel,) = _fetched(own, work)
+    (wheel,) = _fetched(own, work, "own")
     declared = _declared(wheel, work)
-    return [wheel, *_fetched([one for one in lacking if one.key != asked.key], work)], declared
+    return [wheel, *_fetched([one for one in lacking if one.key != asked.key], work, "needed")], declared
 
 
 def _own_wheel(asked: Asked, work: _Work) -> Wheel:
@@ -321,12 +332,11 @@ def _declared(wheel: Wheel, work: _Work) -> Declared:
         return read_declaration(wheel, folder)
 
 
-def _fetched(lacking: list[Resolved], work: _Work) -> list[Wheel]:
-    wheels: list[Wheel] = []
-    for one in lacking:
-        work.tell(f"fetching {one.label}")
-        wheels.append(fetch(work.pip, one, work.folder / f"wheel-{one.key}"))
-    return wheels
+def _fetched(wanted: list[Resolved], work: _Work, into: str) -> list[Wheel]:
+    if not wanted:
+        return []
+    work.tell(f"fetching {', '.join(one.label for one in wanted)}")
+    return fetch(work.pip, wanted, work.folder / into)
 
 
 def _unpack(wheels: list[Wheel], declared: Declared, work: _Work) -> Unpacking:
