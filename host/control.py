@@ -6,9 +6,11 @@ peer must be this account or root. Most questions are handed to a worker that se
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -17,15 +19,15 @@ from aiohttp import web
 from host.changes.orders import Change, Outcome
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
 from host.listener import Answer, Asked, Listener, Page
+from host.plugin_overview import overview, remarks_on
 from host.problems import CONTENT_TYPE
-from host.workers import Worker, WorkerFailed
+from host.workers import Stalls, Worker, WorkerFailed
 from plugin_api.errors import InvalidRequest, KernelBug, NotAllowed, Unavailable
 
 FORWARD_LIMIT_S: Final = 60.0
 MIGRATION_LIMIT_S: Final = 600.0
 _LONG: Final = frozenset({"/migrations/up", "/migrations/down"})
 _FORWARDED: Final = (
-    ("GET", "/plugins"),
     ("GET", "/settings"),
     ("GET", "/openapi"),
     ("GET", "/migrations"),
@@ -49,6 +51,10 @@ class Controlled(Protocol):
     @property
     def doing(self) -> str:
         """What the change of plugins under way does now."""
+        ...
+
+    def stalls(self) -> Mapping[str, Stalls]:
+        """How often each plugin has held up an event loop."""
         ...
 
     async def change(self, change: Change) -> Outcome:
@@ -76,6 +82,7 @@ class Control:
         own: dict[tuple[str, str], Page] = {
             ("GET", "/doctor"): self._doctor,
             ("POST", "/reload"): self._reload,
+            ("GET", "/plugins"): self._plugins,
             ("POST", "/plugins"): self._change,
             ("GET", "/plugins/doing"): self._doing,
         }
@@ -97,10 +104,13 @@ class Control:
         serving = self._kernel.serving()
         if not serving:
             raise Unavailable("no worker serves now; try again, and see the kernel's log if it stays so")
+        return await self._ask(serving[0], asked)
+
+    async def _ask(self, worker: Worker, asked: Asked) -> Answer:
         limit_s = MIGRATION_LIMIT_S if asked.path in _LONG else FORWARD_LIMIT_S
         question = {"method": asked.method, "path": asked.path, "query": asked.query, "body": asked.body}
         try:
-            reply = await serving[0].channel.request("control", limit_s=limit_s, **question)
+            reply = await worker.channel.request("control", limit_s=limit_s, **question)
         except (ChannelClosed, ChannelFull, TimeoutError) as error:
             raise Unavailable("the worker that was asked does not answer; try again") from error
         except RemoteFailed as error:
@@ -108,6 +118,24 @@ class Control:
         status = int(reply["status"])
         kind = CONTENT_TYPE if status >= 400 else "application/json"
         return Answer(status, reply.get("body"), kind)
+
+    async def _plugins(self, asked: Asked) -> Answer:
+        """Every plugin with how it is in each worker."""
+        first = await self._forward(asked)
+        if not isinstance(first.body, dict) or first.status != 200:
+            return first
+        return Answer(200, {"items": overview(await self._views(), self._kernel.stalls())})
+
+    async def _views(self) -> dict[int, list[dict[str, Any]]]:
+        """What each worker that answers says of its plugins, by worker."""
+        asked = Asked("GET", "/plugins", {}, None)
+        workers = self._kernel.serving()
+        answers = await asyncio.gather(*(self._ask(worker, asked) for worker in workers), return_exceptions=True)
+        return {
+            worker.index: answer.body["items"]
+            for worker, answer in zip(workers, answers, strict=True)
+            if isinstance(answer, Answer) and answer.status == 200
+        }
 
     async def _doctor(self, asked: Asked) -> Answer:
         """What the workers know, with the processes; the processes alone when no worker serves."""
@@ -118,7 +146,11 @@ class Control:
             return Answer(200, {"ok": False, "detail": error.detail, "processes": own})
         if not isinstance(answer.body, dict):
             return answer
-        return Answer(answer.status, {**answer.body, "processes": own}, answer.content_type)
+        plugins = overview(await self._views(), self._kernel.stalls()) if "plugins" in answer.body else []
+        body = {**answer.body, "processes": own, **({"plugins": plugins} if plugins else {})}
+        if remarks := [msgspec.to_builtins(check) for one in plugins for check in remarks_on(one)]:
+            body["checks"] = [*answer.body.get("checks", ()), *remarks]
+        return Answer(answer.status, body, answer.content_type)
 
     async def _reload(self, _: Asked) -> Answer:
         try:

@@ -148,7 +148,9 @@ async def _migrations(source: Answering, question: Question) -> Document:
         {
             "plugin": one.id,
             "schema": one.names.schema,
-            "migrations": await status(migrator, one.names.schema, one.folder / "migrations"),
+            "migrations": await status(
+                migrator, one.names.schema, one.folder / "migrations", may_be_older=not one.is_kernel
+            ),
         }
         for one in _migrated(source, question.query.get("plugin"))
     ]
@@ -160,7 +162,8 @@ async def _up(source: Answering, question: Question) -> Document:
 
     async def run(one: Found) -> list[str]:
         folder = one.folder / "migrations"
-        return await migrate(migrator, one.id, one.names.schema, folder, dry_run=asked.dry_run)
+        older = not one.is_kernel
+        return await migrate(migrator, one.id, one.names.schema, folder, dry_run=asked.dry_run, may_be_older=older)
 
     done = [await _attempt(one, run) for one in _migrated(source, asked.plugin)]
     return {"items": done, "dry_run": asked.dry_run}

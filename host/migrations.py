@@ -14,6 +14,7 @@ from plugin_api.errors import Violation
 from plugin_api.ports.migrations import AppliedMigration, Migration, MigrationRefused, Migrator, Phase
 
 ALL_PHASES: Final[tuple[Phase, ...]] = ("expand", "contract")
+EXPAND_ONLY: Final[tuple[Phase, ...]] = ("expand",)
 MIGRATION_BYTES_MAX: Final = 1_048_576
 MIGRATIONS_MAX: Final = 1_000
 
@@ -29,7 +30,8 @@ class MigrationState(Struct, frozen=True):
     file: str
     phase: Phase
     state: str
-    """`applied`, `pending`, `changed` (edited after it ran), `missing` (ran, but its file is gone)."""
+    """`applied`, `pending`, `changed` (edited after it ran), `missing` (ran, but its file is gone), `newer` (of a later version
+    that was rolled back)."""
     applied_at: str = ""
 
 
@@ -74,16 +76,25 @@ def read_folder(folder: Path) -> list[Migration]:
 
 
 def plan(
-    files: Sequence[Migration], applied: Sequence[AppliedMigration], phases: Sequence[Phase] = ALL_PHASES
+    files: Sequence[Migration],
+    applied: Sequence[AppliedMigration],
+    phases: Sequence[Phase] = ALL_PHASES,
+    *,
+    may_be_older: bool = False,
 ) -> list[Migration]:
     """Tell which migrations would run now, in order: those after the last applied one, up to the first whose phase is not
     in `phases`.
 
+    `may_be_older`: these files may be of a version before the one whose migrations ran (a rollback). What that one added
+    suits them too; what it took away does not.
+
     Raises:
-        MigrationRefused: what ran and what the files hold differ (a file was edited, renumbered, or is missing), or an
-            expand waits behind a contract that may not run yet.
+        MigrationRefused: what ran and what the files hold differ (a file was edited, renumbered, or is missing), an expand
+            waits behind a contract that may not run yet, or a later version's contract has run.
     """
-    breaches = _drift(files, applied)
+    newer = newer_of(files, applied) if may_be_older else []
+    _refuse_contracted(newer)
+    breaches = _drift(files, [record for record in applied if record not in newer])
     if breaches:
         text = "; ".join(breach.detail for breach in breaches)
         raise MigrationRefused(f"migrations that have run do not match their files: {text}", violations=breaches)
@@ -98,6 +109,23 @@ def plan(
     return ready
 
 
+def newer_of(files: Sequence[Migration], applied: Sequence[AppliedMigration]) -> list[AppliedMigration]:
+    """What ran of versions after the one that these files are of."""
+    last = max((migration.number for migration in files), default=0)
+    return [record for record in applied if record.number > last]
+
+
+def _refuse_contracted(newer: Sequence[AppliedMigration]) -> None:
+    contract = next((record for record in newer if record.phase == "contract"), None)
+    if contract is not None:
+        name = f"{contract.number:04d}_{contract.name}.sql"
+        detail = (
+            f"{name}, a contract of a later version, has run, so no version before that one can serve; "
+            "stay with it, or upgrade to a later one"
+        )
+        raise _refused(name, "contracted", detail)
+
+
 async def migrate(
     migrator: Migrator,
     plugin_id: str,
@@ -106,6 +134,7 @@ async def migrate(
     *,
     dry_run: bool = False,
     phases: Sequence[Phase] = ALL_PHASES,
+    may_be_older: bool = False,
 ) -> list[str]:
     """Bring a plugin's schema up to its files; the names of the files that ran now (or would run, for a dry run).
 
@@ -119,7 +148,7 @@ async def migrate(
     files = read_folder(folder)
     if not files:
         return []
-    pending = _planned(plugin_id, files, await migrator.applied(schema), phases)
+    pending = _planned(plugin_id, files, await migrator.applied(schema), phases, may_be_older=may_be_older)
     if dry_run:
         await migrator.rehearse(schema, pending)
         return [migration.file_name for migration in pending]
@@ -144,29 +173,39 @@ async def down(migrator: Migrator, plugin_id: str, schema: str, folder: Path, *,
     return [migration.file_name for migration in last if await migrator.revert(schema, migration)]
 
 
-async def status(migrator: Migrator, schema: str, folder: Path) -> list[MigrationState]:
+async def status(migrator: Migrator, schema: str, folder: Path, *, may_be_older: bool = False) -> list[MigrationState]:
     """Every migration, of the files and of the database, by number."""
     files = {migration.number: migration for migration in read_folder(folder)}
     applied = {record.number: record for record in await migrator.applied(schema)}
-    return [_state_of(files.get(number), applied.get(number)) for number in sorted(files.keys() | applied.keys())]
+    newer = newer_of(list(files.values()), list(applied.values())) if may_be_older else []
+    absent = {record.number: "newer" for record in newer}
+    return [
+        _state_of(files.get(number), applied.get(number), absent.get(number, "missing"))
+        for number in sorted(files.keys() | applied.keys())
+    ]
 
 
 def _planned(
-    plugin_id: str, files: Sequence[Migration], applied: Sequence[AppliedMigration], phases: Sequence[Phase]
+    plugin_id: str,
+    files: Sequence[Migration],
+    applied: Sequence[AppliedMigration],
+    phases: Sequence[Phase],
+    *,
+    may_be_older: bool = False,
 ) -> list[Migration]:
     try:
-        return plan(files, applied, phases)
+        return plan(files, applied, phases, may_be_older=may_be_older)
     except MigrationRefused as error:
         raise MigrationRefused(f"{plugin_id}: {error.detail}", violations=error.violations) from error
 
 
-def _state_of(migration: Migration | None, record: AppliedMigration | None) -> MigrationState:
+def _state_of(migration: Migration | None, record: AppliedMigration | None, absent: str) -> MigrationState:
     if record is None:
         migration = cast("Migration", migration)
         return MigrationState(migration.file_name, migration.phase, "pending")
     at = record.applied_at.isoformat().replace("+00:00", "Z")
     if migration is None:
-        return MigrationState(f"{record.number:04d}_{record.name}.sql", record.phase, "missing", at)
+        return MigrationState(f"{record.number:04d}_{record.name}.sql", record.phase, absent, at)
     state = "applied" if migration.sha256 == record.sha256 else "changed"
     return MigrationState(migration.file_name, migration.phase, state, at)
 

@@ -34,7 +34,7 @@ from host.sockets import listen, listen_unix, show_address
 from host.stamps import FileStamps, create_stamps
 from host.store import Sources
 from host.totals import Family, Totals, single
-from host.workers import Launch, Notices, Worker, WorkerFailed, WorkerLimits, Workers
+from host.workers import Launch, Notices, Stalls, Worker, WorkerFailed, WorkerLimits, Workers
 from plugin_api.errors import Unavailable
 from plugin_api.servers import ChildServer, StartRefused
 
@@ -167,8 +167,9 @@ class Parent:
 
     def _make_coordinator(self) -> Coordinator:
         folder = self._folder.path / "plugins"
-        installer = Installer(folder, _sources(self._options.data_dir, self._settings))
-        return Coordinator(folder, self.serving, installer, self._quarantines)
+        host = _host_settings(self._options.data_dir, self._settings)
+        sources = Sources(host.plugin_index, tuple(host.plugin_links), host.plugin_offline)
+        return Coordinator(folder, self.serving, Installer(folder, sources), self._quarantines, host.contract_after_s)
 
     def _make_workers(self) -> Workers:
         launch = Launch(self._parts.worker_command, str(self._folder.path), (self._http.fileno(),))
@@ -355,6 +356,10 @@ class Parent:
         """What the change under way does now; empty when there is none."""
         return self._coordinator.doing
 
+    def stalls(self) -> Mapping[str, Stalls]:
+        """How often each plugin has held up an event loop."""
+        return self._workers.stalls
+
     async def _on_change(self, fields: dict[str, Any]) -> dict[str, Any]:
         try:
             made: dict[str, Any] = msgspec.to_builtins(await self.change(msgspec.convert(fields, Change)))
@@ -479,11 +484,6 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _sources(data_dir: Path, overrides: Mapping[str, Any]) -> Sources:
-    host: HostSettings = _host_settings(data_dir, overrides)
-    return Sources(host.plugin_index, tuple(host.plugin_links), host.plugin_offline)
 
 
 def _read_limits(data_dir: Path, overrides: Mapping[str, Any]) -> WorkerLimits:

@@ -16,6 +16,7 @@ from host.discovery import Found, PluginLoadError, discover
 from host.generations import Generation
 from host.leaks import find_leaks
 from host.lifecycle import ActivationFailed, Lifecycle, failed_state
+from host.migrations import migrate
 from host.resolution import Resolution, resolve
 from host.settings import ANY_SECTION, LoadedSettings, SettingsInvalid, read
 from host.store import Store
@@ -23,6 +24,7 @@ from plugin_api.errors import Conflict, InvalidRequest, KernelError, NotFound, U
 from plugin_api.manifest import names_of
 from plugin_api.ports.desired_state import DESIRED_STATE, DesiredPlugin, DesiredPlugins, DesiredState
 from plugin_api.ports.host_state import PluginState
+from plugin_api.ports.migrations import MIGRATOR, Migrator
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -92,6 +94,23 @@ class Roster:
         after = self._resolve({}, without={plugin_id})
         left = {one.id for one in after.order}
         return [one.id for one in before.order if one.id not in left and one.id != plugin_id]
+
+    def of_environment(self, plugin_id: str) -> DesiredPlugin | None:
+        """How a plugin of the kernel's own environment stands in the desired state, when something is to be said of it."""
+        found = self._environment.get(plugin_id)
+        if found is None or found.problem is not None:
+            return None
+        return DesiredPlugin(found.id, found.manifest.version, "", found.distribution, found.target, "")
+
+    async def contract(self, plugin_id: str) -> list[str]:
+        """Run what is pending of an active plugin's migrations, those included that no version before it survives."""
+        found = self._known.get(plugin_id)
+        provided = self._kernel.table.services.get(MIGRATOR.name)
+        if found is None or provided is None or plugin_id not in self._kernel.table.generations:
+            return []
+        migrator = cast("Migrator", provided.implementation)
+        folder = found.folder / "migrations"
+        return await migrate(migrator, plugin_id, found.names.schema, folder, may_be_older=True)
 
     # --------------------------------------------------------------------------------------- one plugin
 

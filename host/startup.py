@@ -21,7 +21,7 @@ from host.generations import Generation
 from host.http import Page
 from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle, failed_state, stop_order
-from host.migrations import migrate
+from host.migrations import ALL_PHASES, EXPAND_ONLY, migrate
 from host.own_operations import host_generation
 from host.resolution import UnknownPlugin, resolve
 from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_owner, stored_packages
@@ -167,11 +167,18 @@ class Startup:
         self._kernel.log.error("a plugin does not serve", plugin=plugin_id, state=state, why=reason)
 
     async def _migrate(self, generation: Generation, found: Found) -> list[str]:
+        """The kernel's own plugins run everything that is pending. Of others that are there already only what suits the
+        version before too: that may serve beside, and again after a rollback; the rest waits for `pk migrate up`, or for
+        its time."""
         folder = found.folder / "migrations"
         if not folder.is_dir() or MIGRATOR.name not in self._kernel.table.services:
             return []
         migrator: Any = self._kernel.table.services[MIGRATOR.name].implementation
-        return await migrate(migrator, generation.plugin_id, generation.names.schema, folder)
+        schema = generation.names.schema
+        if found.is_kernel:
+            return await migrate(migrator, generation.plugin_id, schema, folder)
+        phases = EXPAND_ONLY if await migrator.applied(schema) else ALL_PHASES
+        return await migrate(migrator, generation.plugin_id, schema, folder, phases=phases, may_be_older=True)
 
     # ------------------------------------------------------------------------------- while it runs
 

@@ -21,6 +21,8 @@ from host.observe import PluginLog
 from plugin_api.servers import StartRefused
 
 TICK_S: Final = 0.5
+STALLS_KEPT: Final = 1_000
+"""Plugins of which stalls are counted."""
 CLOSED_WAIT_S: Final = 1.0
 _log = PluginLog("host")
 
@@ -46,6 +48,14 @@ class Stall(Struct, frozen=True):
     worker: int
     plugin: str
     frame: str
+
+
+class Stalls(Struct, frozen=True):
+    """How often one plugin has held up an event loop since the kernel started."""
+
+    count: int
+    frame: str
+    """Where, the last time."""
 
 
 @dataclass(eq=False)
@@ -172,6 +182,8 @@ class Workers:
         self._watchers: set[asyncio.Task[None]] = set()
         self._starters: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self.stalls: dict[str, Stalls] = {}
+        """By plugin; under the empty name what no plugin did."""
         self.keepers: list[asyncio.Task[None]] = []
         """These end only by `stop`, or by a bug of ours."""
 
@@ -342,10 +354,13 @@ class Workers:
         worker.fail(str(fields.get("text", f"worker {worker.index} cannot start")))
 
     def _on_heartbeat(self, worker: Worker, _: Fields) -> None:
-        worker.heard = time.monotonic()
+        worker.heard, worker.stall = time.monotonic(), None
 
     def _on_stalled(self, worker: Worker, fields: Fields) -> None:
-        worker.stall = Stall(worker.index, str(fields.get("plugin", "")), str(fields.get("frame", "")))
+        stall = worker.stall = Stall(worker.index, str(fields.get("plugin", "")), str(fields.get("frame", "")))
+        count = self.stalls[stall.plugin].count + 1 if stall.plugin in self.stalls else 1
+        if stall.plugin in self.stalls or len(self.stalls) < STALLS_KEPT:
+            self.stalls[stall.plugin] = Stalls(count, stall.frame)
 
     def _on_loading(self, worker: Worker, fields: Fields) -> None:
         worker.loading = str(fields.get("plugin", ""))

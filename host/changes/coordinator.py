@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from host.changes.findings import warnings_of
 from host.changes.orders import PLUGINS, Change, Order, Outcome, Reply
 from host.changes.plans import Plan, plan_of
 from host.changes.quarantine import Quarantines
@@ -24,12 +25,10 @@ from host.observe import PluginLog
 from host.store import Package, Store
 from host.trial import try_out
 from plugin_api.errors import (
-    InvalidRequest,
     KernelBug,
     KernelError,
     LimitReached,
     Unavailable,
-    Violation,
 )
 from plugin_api.ids import uuid7
 from plugin_api.ports.desired_state import DesiredPlugin, DesiredPlugins
@@ -39,6 +38,7 @@ DISPOSE_LIMIT_S: Final = 600.0
 COMMIT_LIMIT_S: Final = 30.0
 WORKER_LIMIT_S: Final = 20.0
 TRIAL_LIMIT_S: Final = 20.0
+LOOK_EVERY_S: Final = 3_600.0
 WAITING_MAX: Final = 8
 """Changes that wait for the one under way; a further one is refused."""
 
@@ -62,7 +62,7 @@ class Follower(Protocol):
 class Preparing(Protocol):
     """Makes packages."""
 
-    async def prepare(self, what: str, progress: Callable[[str], None]) -> Package:
+    async def prepare(self, what: str, progress: Callable[[str], None]) -> tuple[Package, list[str]]:
         """See `Installer.prepare`."""
         ...
 
@@ -76,11 +76,13 @@ class Coordinator:
         serving: Callable[[], Sequence[Follower]],
         preparing: Preparing,
         quarantines: Quarantines,
+        contract_after_s: float = 86_400.0,
     ) -> None:
         self._store = Store(folder)
         self._serving = serving
         self._preparing = preparing
         self._quarantines = quarantines
+        self._contract_after_s = contract_after_s
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._changed = asyncio.Event()
@@ -124,15 +126,23 @@ class Coordinator:
             self._waiting -= 1
 
     async def follow(self) -> None:
-        """Finish what an earlier kernel left undone; then let plugins come back when their quarantine is over. Never ends."""
+        """Finish what an earlier kernel left undone; then see to what has its time. Never ends.
+
+        Plugins come back when their quarantine is over; migrations that no earlier version survives run when a version has
+        served long enough.
+        """
         await self._quietly(self._resume(), "what an earlier kernel left undone could not be finished")
         while True:
+            await self._quietly(self._contract(), "migrations whose time has come could not be run")
             self._changed.clear()
+            ends = self._quarantines.next_end_s()
+            look_s = min(LOOK_EVERY_S, max(self._contract_after_s, 1.0))
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._quarantines.next_end_s()):
+                async with asyncio.timeout(look_s if ends is None else min(ends, look_s)):
                     await self._changed.wait()
                     continue
-            await self._quietly(self._release(), "plugins could not be let out of their quarantine")
+            if ends is not None:
+                await self._quietly(self._release(), "plugins could not be let out of their quarantine")
 
     def wake(self) -> None:
         """A quarantine has begun."""
@@ -152,6 +162,16 @@ class Coordinator:
                     change = Change(verb="remove", plugin_id=plugin.id, data=plugin.leaving)
                     await self._carry_out(await plan_of(change, desired, self))
             await self._sweep(await self._read())
+
+    async def _contract(self) -> None:
+        async with self._alone():
+            for plugin in (await self._read()).plugins:
+                if plugin.enabled and not plugin.leaving and _age_s(plugin) > self._contract_after_s:
+                    ran = (
+                        await self._order((await self._workers())[0], Order(step="contract", plugin_id=plugin.id))
+                    ).ids
+                    if ran:
+                        _log.info("migrations ran that no earlier version survives", plugin=plugin.id, files=ran)
 
     async def _release(self) -> None:
         async with self._alone():
@@ -258,19 +278,13 @@ class Coordinator:
             KernelError: it cannot be made, or does not survive the trial; nothing of it stays.
         """
         self._tell(f"preparing {what}")
-        package = await self._preparing.prepare(what, self._tell)
-        return package, await self._try_out(package)
+        package, warnings = await self._preparing.prepare(what, self._tell)
+        return package, [*warnings, *await self._try_out(package)]
 
     async def _try_out(self, package: Package) -> list[str]:
         self._tell(f"trying {package.plugin_id} {package.version} in a process of its own")
         trial = await try_out(Path(package.folder), package.target, package.plugin_id, TRIAL_LIMIT_S)
-        errors = [finding for finding in trial.findings if finding.severity == "error"]
-        if errors:
-            told = "; ".join(f"{finding.message} ({finding.remedy})" for finding in errors)
-            violations = [Violation(f"/{one.file}", one.id, one.message) for one in errors]
-            said = told if package.plugin_id in told else f"{package.plugin_id}: {told}"
-            raise InvalidRequest(said, code="plugin_failed", violations=violations)
-        return [f"{finding.id}: {finding.message}" for finding in trial.findings]
+        return warnings_of(package.plugin_id, trial.findings)
 
     async def dependents(self, plugin_id: str) -> list[str]:
         """Active plugins that cannot serve without this one."""
@@ -330,6 +344,11 @@ class Coordinator:
 def _lost(order: Order) -> str:
     culprit = f" while it brought up {order.plugin.id}" if order.plugin is not None else ""
     return f"a worker was lost{culprit} (step {order.step}) and did not answer"
+
+
+def _age_s(plugin: DesiredPlugin) -> float:
+    """How long it has been as it is, by this machine's clock."""
+    return time.time() - plugin.changed_at.timestamp() if plugin.changed_at is not None else 0.0
 
 
 def _desired(reply: Reply) -> DesiredPlugins:

@@ -62,7 +62,12 @@ class Follower:
         return Reply(ids=self._roster.dependents(order.plugin_id))
 
     async def _survey(self, order: Order) -> Reply:
-        return Reply(survey=await survey(self._kernel, order.plugin_id))
+        told = await survey(self._kernel, order.plugin_id)
+        of_environment = self._roster.of_environment(order.plugin_id)
+        return Reply(survey={**told, "environment": of_environment} if of_environment is not None else told)
+
+    async def _contract(self, order: Order) -> Reply:
+        return Reply(ids=await self._roster.contract(order.plugin_id))
 
     async def _dispose(self, order: Order) -> Reply:
         return Reply(survey=await dispose(self._kernel, order.plugin_id, order.data))
@@ -82,5 +87,6 @@ _STEPS: Final[Mapping[str, Callable[[Follower, Order], Awaitable[Reply]]]] = {
     "converge": Follower._converge,  # noqa: SLF001
     "dependents": Follower._dependents,  # noqa: SLF001
     "survey": Follower._survey,  # noqa: SLF001
+    "contract": Follower._contract,  # noqa: SLF001
     "dispose": Follower._dispose,  # noqa: SLF001
 }

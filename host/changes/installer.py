@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from host.changes.prepare import Wanted
+from host.changes.prepare import Prepared, Wanted
 from host.changes.refusal import REFUSAL, accepted
 from host.store.packages import Package
 from host.store.pip_process import Sources
@@ -38,11 +38,12 @@ class Installer:
         self._sources = sources
         self._limit_s = limit_s
 
-    async def prepare(self, what: str, progress: Callable[[str], None]) -> Package:
-        """Make the package of a requirement, a wheel or a folder.
+    async def prepare(self, what: str, progress: Callable[[str], None]) -> tuple[Package, list[str]]:
+        """Make the package of a requirement, a wheel or a folder, and check its files; it, and warnings.
 
         Raises:
             KernelError: as `Store.prepare` does.
+        InvalidRequest: `plugin_failed`: a check found errors.
             DeadlinePassed: it took too long; nothing of it is left running.
         """
         wanted = msgspec.json.encode(Wanted(str(self._folder), what, self._sources))
@@ -56,7 +57,7 @@ class Installer:
         )
         try:
             async with asyncio.timeout(self._limit_s):
-                return await _answer(process, wanted, progress)
+                prepared = await _answer(process, wanted, progress)
         except TimeoutError as error:
             told = f"{what} could not be prepared within {self._limit_s:g} s; try again, or give the wheel itself"
             raise DeadlinePassed(told) from error
@@ -64,9 +65,10 @@ class Installer:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+        return prepared.package, prepared.warnings
 
 
-async def _answer(process: asyncio.subprocess.Process, wanted: bytes, progress: Callable[[str], None]) -> Package:
+async def _answer(process: asyncio.subprocess.Process, wanted: bytes, progress: Callable[[str], None]) -> Prepared:
     stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
     assert stdin is not None, "all three are pipes"
     assert stdout is not None, "all three are pipes"
@@ -81,7 +83,7 @@ async def _answer(process: asyncio.subprocess.Process, wanted: bytes, progress: 
         elif REFUSAL in document:
             accepted(document)
         else:
-            return msgspec.convert(document, Package)
+            return msgspec.convert(document, Prepared)
     told = (await said)[-_STDERR_SHOWN:].decode(errors="replace").strip()
     status = await process.wait()
     if status < 0:

@@ -31,11 +31,11 @@ class Quarantine(Struct, frozen=True):
 class Order(Struct, frozen=True, kw_only=True):
     """One step of a change, for one worker."""
 
-    step: Literal["read", "stage", "discard", "commit", "converge", "dependents", "survey", "dispose"]
+    step: Literal["read", "stage", "discard", "commit", "converge", "dependents", "survey", "dispose", "contract"]
     plugin: DesiredPlugin | None = None
     """`stage`: what to bring up."""
     plugin_id: str = ""
-    """`dependents`, `survey`, `dispose`: whose."""
+    """`dependents`, `survey`, `dispose`, `contract`: whose."""
     change_id: str = ""
     expected: int = 0
     """`commit`: the number of the change that it follows."""

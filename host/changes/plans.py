@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from msgspec import convert
 from msgspec.structs import replace
 from packaging.version import InvalidVersion, Version
 
@@ -79,8 +80,12 @@ def _find(desired: DesiredPlugins, plugin_id: str) -> DesiredPlugin | None:
     return next((plugin for plugin in desired.plugins if plugin.id == plugin_id), None)
 
 
-def _known(desired: DesiredPlugins, plugin_id: str) -> DesiredPlugin:
+async def _known(desired: DesiredPlugins, plugin_id: str, asked: Asked) -> DesiredPlugin:
+    """What is desired of a plugin; one of the kernel's environment may be nothing yet, and is there all the same."""
     plugin = _find(desired, plugin_id)
+    if plugin is None:
+        of_environment = (await asked.survey(plugin_id)).get("environment")
+        plugin = convert(of_environment, DesiredPlugin) if of_environment is not None else None
     if plugin is None:
         raise NotFound(f"{plugin_id} is not installed here; `pk plugins list` shows what is", code="unknown_plugin")
     return plugin
@@ -105,7 +110,7 @@ async def _install(change: Change, desired: DesiredPlugins, asked: Asked) -> Pla
 
 
 async def _upgrade(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = _known(desired, change.plugin_id)
+    present = await _known(desired, change.plugin_id, asked)
     package, warnings = await asked.prepare(change.what or present.distribution)
     _check_successor(present, package)
     if present.digest == package.digest:
@@ -163,8 +168,8 @@ def _previous(plugin: DesiredPlugin) -> PreviousVersion | None:
     return PreviousVersion(plugin.version, plugin.digest, plugin.distribution, plugin.target, plugin.requirement)
 
 
-async def _rollback(change: Change, desired: DesiredPlugins, _: Asked) -> Plan:
-    present = _known(desired, change.plugin_id)
+async def _rollback(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
+    present = await _known(desired, change.plugin_id, asked)
     previous = present.previous
     if previous is None:
         told = f"{present.id} {present.version} has no version before it here; `pk plugins upgrade` takes any other"
@@ -185,17 +190,17 @@ async def _rollback(change: Change, desired: DesiredPlugins, _: Asked) -> Plan:
 # --------------------------------------------------------------------------------- enable, disable, remove
 
 
-async def _enable(change: Change, desired: DesiredPlugins, _: Asked) -> Plan:
-    present = _known(desired, change.plugin_id)
+async def _enable(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
+    present = await _known(desired, change.plugin_id, asked)
     outcome = Outcome(plugin_id=present.id, verb="enable", version=present.version)
     wanted = replace(present, enabled=True)
     return Plan(desired, outcome, stage=wanted, put=[wanted], lifts=present.id)
 
 
 async def _disable(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = _known(desired, change.plugin_id)
+    present = await _known(desired, change.plugin_id, asked)
     others = await _with_dependents(change, asked)
-    put = [replace(_known(desired, plugin_id), enabled=False) for plugin_id in (present.id, *others)]
+    put = [replace(await _known(desired, one, asked), enabled=False) for one in (present.id, *others)]
     outcome = Outcome(
         plugin_id=present.id, verb="disable", version=present.version, changed=present.enabled, disabled=others
     )
@@ -211,7 +216,7 @@ async def _with_dependents(change: Change, asked: Asked) -> list[str]:
 
 
 async def _remove(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = _known(desired, change.plugin_id)
+    present = await _known(desired, change.plugin_id, asked)
     if not present.digest:
         told = f"{present.id} belongs to the kernel's own environment ({present.distribution})"
         raise Conflict(f"{told}; uninstall it there and restart, or disable it", code="environment_plugin")
@@ -219,7 +224,7 @@ async def _remove(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan
     others = [] if present.leaving else await _with_dependents(change, asked)
     removed = {"package": f"{present.version}-{present.digest[:12]}", "data": data, **await asked.survey(present.id)}
     outcome = Outcome(plugin_id=present.id, verb="remove", former=present.version, disabled=others, removed=removed)
-    put = [replace(_known(desired, plugin_id), enabled=False) for plugin_id in others]
+    put = [replace(await _known(desired, one, asked), enabled=False) for one in others]
     put.append(replace(present, enabled=False, leaving=data))
     return Plan(desired, outcome, put=put, uninstall={present.id: data}, leaving=data, lifts=present.id)
 

@@ -1,7 +1,7 @@
 """The child process in which a package is prepared: `python -P -m host.changes.prepare`, started by the parent.
 
 Building a folder and resolving a requirement run code and tools that may hang, or need much memory: a process of their
-own can be ended. Reads one JSON document on stdin, writes JSON lines on stdout: `{"doing": ...}`, then one `Package` or
+own can be ended. Reads one JSON document on stdin, writes JSON lines on stdout: `{"doing": ...}`, then one `Prepared` or
 one refusal.
 """
 
@@ -15,8 +15,10 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
+from host.authoring.rules import check_package
+from host.changes.findings import warnings_of
 from host.changes.refusal import refused
-from host.store import Sources, Store
+from host.store import Package, Sources, Store
 
 
 class Wanted(Struct, frozen=True):
@@ -26,6 +28,14 @@ class Wanted(Struct, frozen=True):
     """The store's."""
     what: str
     sources: Sources = Sources()
+
+
+class Prepared(Struct, frozen=True):
+    """What came of it."""
+
+    package: Package
+    warnings: list[str]
+    """Of the checks of its files, a line each."""
 
 
 def prepare(raw: bytes, answer: BinaryIO) -> None:
@@ -38,7 +48,10 @@ def prepare(raw: bytes, answer: BinaryIO) -> None:
     try:
         wanted = msgspec.json.decode(raw, type=Wanted)
         store = Store(Path(wanted.folder), wanted.sources)
-        tell(store.prepare(wanted.what, lambda doing: tell({"doing": doing})))
+        package = store.prepare(wanted.what, lambda doing: tell({"doing": doing}))
+        tell({"doing": f"checking {package.plugin_id} {package.version}"})
+        findings = check_package(Path(package.folder), package.target.partition(":")[0])
+        tell(Prepared(package, warnings_of(package.plugin_id, findings)))
     except Exception as error:  # noqa: BLE001 - the parent is to know it, whatever it is
         tell(refused(error))
 

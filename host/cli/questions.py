@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,32 @@ def list_plugins(data_dir: Path, url: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"items": items})
         return
-    rows = [
-        (
-            str(one["id"]),
-            str(one["version"]),
-            str(one["state"]),
-            str(one["generation"] or "-"),
-            seconds(one.get("uptime_s")) if one["state"] == "active" else "-",
-            str(one.get("reason") or one.get("summary") or ""),
-        )
-        for one in items
-    ]
-    print_table(("PLUGIN", "VERSION", "STATE", "GENERATION", "SINCE", "ABOUT"), rows)
+    print_table(("PLUGIN", "VERSION", "STATE", "GENERATION", "SINCE", "ABOUT"), [_plugin_row(one) for one in items])
+    for one in items:
+        for line in _plugin_remarks(one):
+            print_text(f"{one['id']}: {line}")
+
+
+def _plugin_row(one: Document) -> tuple[str, ...]:
+    return (
+        str(one["id"]),
+        str(one["version"]),
+        str(one["state"]),
+        "/".join(str(each["generation"]) for each in one.get("workers") or (one,)) if one["generation"] else "-",
+        seconds(one.get("uptime_s")) if one["state"] == "active" else "-",
+        str(one.get("reason") or one.get("summary") or ""),
+    )
+
+
+def _plugin_remarks(one: Document) -> Iterator[str]:
+    """What a table has no room for."""
+    if one.get("last_error"):
+        yield f"what was tried last failed: {one['last_error']}"
+    if one.get("stalls"):
+        yield f"held up an event loop {one['stalls']} times, the last time in {one['stalled_in']}"
+    for each in one.get("workers") or ():
+        if each["leaks"]:
+            yield f"left behind in worker {each['worker']}: {', '.join(each['leaks'])}"
 
 
 def _remote_plugins(url: str) -> list[Document]:

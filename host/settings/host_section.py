@@ -42,6 +42,11 @@ class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
         list[str], setting("Folders (or pages) of wheels that plugins may come from, beside the index.")
     ] = []
     plugin_offline: Annotated[bool, setting("Take plugins from host.plugin_links alone and ask no index.")] = False
+    contract_after_s: Annotated[
+        float,
+        Meta(ge=0),
+        setting("Seconds after which an upgraded plugin's contract migrations run; until then it can be rolled back."),
+    ] = 86_400.0
     envoy: Annotated[bool, setting("Whether Envoy is started as the edge, where it is installed.")] = True
     deadline_s: Annotated[
         float,
