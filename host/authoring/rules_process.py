@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -65,15 +66,26 @@ _CHANGERS: Final = frozenset(
         "logging.config.fileConfig",
         "logging.disable",
         "logging.captureWarnings",
-        "warnings.filterwarnings",
-        "warnings.simplefilter",
-        "asyncio.set_event_loop",
         "asyncio.set_event_loop_policy",
         "random.seed",
-        "decimal.setcontext",
     }
 )
 _SHARED: Final = ("sys.path", "sys.modules", "sys.meta_path", "sys.path_hooks", "os.environ", "os.environb")
+_EVERYBODYS: Final = sys.stdlib_module_names | {
+    *(
+        "plugin_api",
+        "msgspec",
+        "pluggy",
+        "packaging",
+        "importlib_metadata",
+        "aiohttp",
+        "asyncpg",
+        "redis",
+        "cryptography",
+    ),
+    *("jwt", "argon2", "uvloop", "typer", "rich"),
+}
+"""Libraries that plugins share with the kernel; what a plugin brings along is its own, and may be set up as it likes."""
 _MUTATORS: Final = frozenset(
     {
         "append",
@@ -160,11 +172,11 @@ def _changes(package: Package) -> Iterator[Place]:
 def _patches(package: Package) -> Iterator[Place]:
     for source in package.sources:
         for target in _targets(source):
-            if isinstance(target, ast.Attribute) and _is_foreign(source, target.value, package):
+            if isinstance(target, ast.Attribute) and _is_shared(source, target.value):
                 yield Place(f"it sets {source.resolve(target)}", source.file, target.lineno)
         for call, name in source.calls():
             is_set = name in ("builtins.setattr", "builtins.delattr") and call.args
-            if is_set and _is_foreign(source, call.args[0], package):
+            if is_set and _is_shared(source, call.args[0]):
                 yield Place(f"it sets an attribute of {source.resolve(call.args[0])}", source.file, call.lineno)
 
 
@@ -175,10 +187,9 @@ def _targets(source: Source) -> Iterator[ast.expr]:
             yield node
 
 
-def _is_foreign(source: Source, node: ast.expr, package: Package) -> bool:
-    """Whether it is a module or an object of somebody else: imported, and not from the plugin itself."""
-    name = source.resolve(node)
-    return bool(name) and name.partition(".")[0] != package.name.partition(".")[0]
+def _is_shared(source: Source, node: ast.expr) -> bool:
+    """Whether it is a module, or an object out of one, that every plugin uses."""
+    return source.resolve(node).partition(".")[0] in _EVERYBODYS
 
 
 def _blocks(package: Package) -> Iterator[Place]:

@@ -64,7 +64,7 @@ def parse(file: str, module: str, text: str, *, is_package: bool = False) -> Sou
 def _names(tree: ast.Module, module: str, *, is_package: bool) -> dict[str, str]:
     own = {one.name: f"{module}.{one.name}" for one in tree.body if isinstance(one, (*_SCOPES[:2], ast.ClassDef))}
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    parameters = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     known = {name: f"builtins.{name}" for name in _BUILTINS - bound} | own
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -77,7 +77,7 @@ def _names(tree: ast.Module, module: str, *, is_package: bool) -> dict[str, str]
         elif isinstance(node, ast.ImportFrom):
             origin = origin_of(node, module, is_package=is_package)
             known |= {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names if alias.name != "*"}
-    return known
+    return {name: origin for name, origin in known.items() if name not in parameters}  # which of the two is meant?
 
 
 def origin_of(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:

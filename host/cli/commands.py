@@ -514,8 +514,9 @@ def check(
 ) -> None:
     """Tell what is wrong with a plugin, before a kernel does.
 
-    Each finding has its place, why it matters and what to do. An installation refuses errors; warnings are worth a look,
-    infos are for your judgement. The exit status is 1 when there is an error. docs/reference/checks.md lists the rules.
+    Its files are read; when they hold, it is imported and registered once in a process of its own. Each finding has its
+    place, why it matters and what to do. An installation refuses errors; warnings are worth a look, infos are for your
+    judgement. The exit status is 1 when there is an error. docs/reference/checks.md lists the rules.
 
     Examples:
       pk check .

@@ -51,13 +51,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def own_tests(tmp_path: Path) -> Callable[[Path, Path], subprocess.CompletedProcess[str]]:
-    """Runs a project's tests where its unpacked wheel is already part of the environment: without its conftest.py, which
-    would install it."""
+def own_tests(tmp_path: Path) -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    """Runs a project's own tests, in a copy: they start a kernel and install the plugin into it with `pk plugins install`."""
 
-    def test(project: Path, unpacked: Path) -> subprocess.CompletedProcess[str]:
-        shutil.copytree(project / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("conftest.py"))
-        shutil.copy(project / "pyproject.toml", tmp_path)
-        return _run("pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path, PYTHONPATH=str(unpacked))
+    def test(project: Path) -> subprocess.CompletedProcess[str]:
+        shutil.copytree(project, tmp_path / "copy")
+        return _run("pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / "copy")
 
     return test

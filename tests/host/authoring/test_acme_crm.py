@@ -40,10 +40,8 @@ def test_it_has_the_scaffolds_shape(tmp_path: Path) -> None:
         assert (folder / name).read_text() == (EXAMPLE / name).read_text()
 
 
-def test_its_tests_pass_in_a_kernel(
-    site: Callable[[Path], Path], own_tests: Callable[[Path, Path], subprocess.CompletedProcess[str]]
-) -> None:
-    ran = own_tests(EXAMPLE, site(EXAMPLE))
+def test_its_tests_pass_in_a_kernel(own_tests: Callable[[Path], subprocess.CompletedProcess[str]]) -> None:
+    ran = own_tests(EXAMPLE)
 
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-1000:]
     assert "12 passed" in ran.stdout

@@ -39,11 +39,9 @@ def test_its_wheel_holds_what_is_read_at_run_time(project: Path, unpacked: Path)
     assert package == {name for name in files if ".dist-info/" not in name}
 
 
-def test_it_works_in_a_kernel(
-    project: Path, unpacked: Path, own_tests: Callable[[Path, Path], subprocess.CompletedProcess[str]]
-) -> None:
-    """Its own tests pass where it is installed."""
-    ran = own_tests(project, unpacked)
+def test_it_works_in_a_kernel(project: Path, own_tests: Callable[[Path], subprocess.CompletedProcess[str]]) -> None:
+    """Its own tests install it into a running kernel and pass."""
+    ran = own_tests(project)
 
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-1000:]
     assert "4 passed" in ran.stdout
