@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 from uuid import UUID
 
 import msgspec
@@ -182,5 +182,11 @@ def _misfit(pointer: str, value: object, bound: Any) -> Iterator[Violation]:
         msgspec.convert(value, bound)
     except msgspec.ValidationError:
         # The value is not told: a requirement may hold an address with a password in it.
-        expected = next((one.description for one in getattr(bound, "__metadata__", ())), f"a {bound}")
-        yield Violation(pointer, "invalid", f"{pointer}: expected {expected}")
+        yield Violation(pointer, "invalid", f"{pointer}: expected {_expected(bound)}")
+
+
+def _expected(bound: Any) -> str:
+    for told in getattr(bound, "__metadata__", ()):
+        return str(told.description)
+    choices = " ".join(repr(choice) for choice in get_args(bound))
+    return f"one of {choices}" if choices else str(bound.__name__)

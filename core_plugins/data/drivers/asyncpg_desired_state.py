@@ -39,10 +39,19 @@ _FAILURES: Final = (
 class AsyncpgDesiredState:
     """The port `DesiredState`, with a connection of its own for each call: calls are rare, and none is kept idle."""
 
-    def __init__(self, dsn: str, *, lock_timeout_ms: int = 3_000, statement_timeout_ms: int = 10_000) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        lock_timeout_ms: int = 3_000,
+        statement_timeout_ms: int = 10_000,
+        transaction_timeout_ms: int = 30_000,
+    ) -> None:
         self._dsn = dsn
         self._begin = (
             f"begin;set local lock_timeout={lock_timeout_ms};set local statement_timeout={statement_timeout_ms};"
+            # A worker that is stopped in the middle does not keep the lock from the others.
+            f"set local transaction_timeout={transaction_timeout_ms};"
             # An acknowledged change is on disk, whatever the server's own setting is.
             "set local synchronous_commit=on"
         )
