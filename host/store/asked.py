@@ -48,7 +48,7 @@ def read_asked(text: str) -> Asked:
     if what.startswith("-"):
         raise _invalid(f"{_first_word(what)!r} is an option of pip, which is not taken here")
     path = Path(os.path.abspath(Path(what).expanduser() if what.startswith("~/") else what))
-    if path.exists():
+    if os.path.exists(path):  # Path.exists fails on what is too long for a name
         return Asked("folder" if path.is_dir() else "wheel", what, path)
     if _ADDRESS.search(what):
         raise _invalid("an address is not taken: fetch the wheel and give its path, or name what the index has")

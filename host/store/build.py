@@ -26,6 +26,8 @@ _LEFT_OUT: Final = frozenset({
 })  # fmt: skip
 _BUILT: Final = ("build", "dist")
 """At the top only, and where they are no packages: setuptools would pack what an earlier build left there."""
+_DATA_FOLDER: Final = Path("run", "kernel.lock")
+"""What the kernel's own data folder holds: it may lie in the author's, and the copy is made in it."""
 _READS_GIT: Final = ("scm", "vcs", "git", "pbr", "versioningit", "dynamic-versioning")
 _WHEEL_BUILT_IN: Final = Version("70.1")
 """Since then setuptools needs no distribution `wheel`, which older projects still list."""
@@ -118,6 +120,8 @@ def _files(folder: Path, *, with_git: bool) -> Iterator[Path]:
 def _is_source(folder: Path, *, is_top: bool, with_git: bool) -> bool:
     if folder.name == ".git":
         return with_git
+    if (folder / _DATA_FOLDER).exists():
+        return False
     if is_top and folder.name in _BUILT:
         return (folder / "__init__.py").exists()
     return folder.name not in _LEFT_OUT and not (is_top and folder.name.endswith(".egg-info"))

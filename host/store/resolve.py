@@ -179,28 +179,24 @@ class _Report(Struct, frozen=True):
     install: list[Resolved]
 
 
-def resolve(pip: Pip, what: str, own_key: str, environment: Environment) -> list[Resolved]:
-    """Everything that `what` needs and the environment lacks, `what` itself included when it comes from an index.
+def resolve(pip: Pip, what: str, own_key: str, environment: Environment, *, about: str) -> list[Resolved]:
+    """Everything that `what` needs and the environment lacks, `what` itself included. `about` is its name in messages.
 
     Raises:
         KernelError: see `host.store.pip_process.explain`; `library_conflict` and `compiled_extension` among them.
     """
     pins, report = pip.place / "constraints.txt", pip.place / "report.json"
     pins.write_text(constraints(environment, without=own_key), "utf-8")
-    pip.run("install", "--dry-run", "--report", str(report), "-c", str(pins), "--", what, about=_shown(what))
+    pip.run("install", "--dry-run", "--report", str(report), "-c", str(pins), "--", what, about=about)
     found = msgspec.json.decode(report.read_bytes(), type=_Report).install
     lacking = [one for one in found if one.key == own_key or one.key not in environment]
     if len(lacking) > DEPENDENCIES_MAX:
         raise InvalidRequest(
-            f"{_shown(what)} needs {len(lacking)} distributions that the kernel's environment lacks, and a package "
+            f"{about} needs {len(lacking)} distributions that the kernel's environment lacks, and a package "
             f"holds at most {DEPENDENCIES_MAX}; install them into the kernel's own environment and restart",
             code="wheel_refused",
         )
     return lacking
-
-
-def _shown(what: str) -> str:
-    return Path(what).name if "/" in what else what
 
 
 def fetch(pip: Pip, wanted: Sequence[Resolved], into: Path) -> list[Wheel]:

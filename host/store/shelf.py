@@ -279,13 +279,13 @@ def _gather(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:
     if not wheel.requires or not missing(wheel.label, wheel.requires, work.environment):
         return [wheel], declared
     work.tell(f"resolving what {wheel.label} needs")
-    lacking = resolve(work.pip, str(wheel.file), wheel.key, work.environment)
+    lacking = resolve(work.pip, str(wheel.file), wheel.key, work.environment, about=wheel.label)
     return [wheel, *_fetched([one for one in lacking if one.key != wheel.key], work, "needed")], declared
 
 
 def _gather_resolved(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:
     work.tell(f"resolving {asked.wanted}")
-    lacking = resolve(work.pip, asked.wanted, asked.key, work.environment)
+    lacking = resolve(work.pip, asked.wanted, asked.key, work.environment, about=asked.wanted)
     own = [one for one in lacking if one.key == asked.key]
     if len(own) != 1:
         raise InvalidRequest(f"{asked.text}: pip's report does not list it", code="requirement_not_found")
@@ -303,8 +303,7 @@ def _own_wheel(asked: Asked, work: _Work) -> Wheel:
     elif asked.kind == "wheel":
         into.mkdir(mode=0o700)
         file = into / "wheel"
-        _check_file(asked.path)
-        _copy(asked.path, file)
+        _take_file(asked.path, file)
     else:  # the environment has some version of it, which must not stand for the one that is asked for
         work.tell(f"fetching {asked.wanted}")
         into.mkdir(mode=0o700)
@@ -315,12 +314,18 @@ def _own_wheel(asked: Asked, work: _Work) -> Wheel:
     return replace(wheel, file=named)
 
 
-def _check_file(file: Path) -> None:
+def _take_file(file: Path, copy: Path) -> None:
+    """A copy of our own: what was checked is what is unpacked."""
     if not file.is_file():
         raise InvalidRequest(f"{file} is neither a file nor a folder", code="requirement_invalid")
     size = file.stat().st_size
     if size > WHEEL_BYTES_MAX:
         raise PayloadTooLarge(f"{file.name} has {size} bytes, and a wheel may have {WHEEL_BYTES_MAX} (64 MiB)")
+    try:
+        _copy(file, copy)
+    except PermissionError as error:
+        said = f"{file} cannot be read; let the kernel's account read it"
+        raise InvalidRequest(said, code="requirement_invalid") from error
 
 
 def _declared(wheel: Wheel, work: _Work) -> Declared:

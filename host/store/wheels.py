@@ -271,7 +271,7 @@ def _place(name: str, info_folder: str, label: str) -> str | None:
     data_folder = info_folder.removesuffix(".dist-info") + ".data"
     parts = name.split("/")
     if parts[0] == data_folder:
-        kind, rest = parts[1], parts[2:]
+        kind, rest = "".join(parts[1:2]), parts[2:]
         if kind in _NO_PLACE:
             return None
         if kind not in _INTO_ROOT or not rest:
@@ -291,9 +291,13 @@ def _check_places(members: tuple[Member, ...], info_folder: str, label: str) -> 
         top, _, rest = path.partition("/")
         _check_top(top, path, label)
         if not rest and top.endswith(".pth"):
-            raise refused(label, f"holds {path}, code for the start of an interpreter, which packages never run")
+            raise refused(
+                label,
+                f"holds {path}, code for the start of an interpreter, which packages never run; take it out, or install "
+                "the distribution into the kernel's own environment and restart",
+            )
         if top.endswith((".dist-info", ".egg-info")) and top != info_folder:
-            raise refused(label, f"holds {path}, metadata of another distribution")
+            raise refused(label, f"holds {path}, metadata of another distribution; take it out")
 
 
 def _check_top(top: str, path: str, label: str) -> None:

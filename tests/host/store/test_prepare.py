@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from host.discovery import discover
-from host.store import Package
+from host.store import Package, Store
 
 if TYPE_CHECKING:
     from tests.host.store.conftest import Shelf, Workshop
@@ -140,17 +140,28 @@ def test_a_source_of_the_index_is_built(shelf: Shelf, workshop: Workshop, tmp_pa
     assert "acme.hello" == shelf.prepare("acme-hello==1.0.0").plugin_id
 
 
+def state_of(home: Path) -> dict[Path, tuple[int, bytes]]:
+    """What an author would see of his folder; the kernel's data in it is not his."""
+    seen = [path for path in home.rglob("*") if home / "data" not in [path, *path.parents]]
+    return {path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in seen}
+
+
 def test_a_folder_is_built_without_an_index_and_stays_as_it_was(shelf: Shelf, workshop: Workshop) -> None:
     home = workshop.folder("acme.hello", "1.3.0")
     (home / "build" / "lib" / "acme_hello").mkdir(parents=True)
     (home / "build" / "lib" / "acme_hello" / "stale.py").write_text("of an earlier build\n")
-    before = {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in home.rglob("*")}
+    (home / "data" / "run").mkdir(parents=True)
+    (home / "data" / "run" / "kernel.lock").write_text("1\n")
+    (home / "loop").symlink_to(home)
+    (home / "dangling").symlink_to("nowhere")
+    os.mkfifo(home / "pipe")
+    before = state_of(home)
 
-    package = shelf.prepare(home)
+    package = Store(home / "data" / "plugins", shelf.sources).prepare(str(home), shelf.steps.append)
 
     assert ("acme.hello", "1.3.0") == (package.plugin_id, package.version)
     assert "acme_hello/stale.py" not in files_of(package)
-    assert before == {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in home.rglob("*")}
+    assert before == state_of(home)
 
 
 def test_setuptools_that_also_asks_for_wheel_needs_no_index(shelf: Shelf, workshop: Workshop) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from host.store import Sources, Store, archive
+from host.store.unpack import Unpacking
+from host.store.wheels import read_wheel
 from plugin_api.errors import Conflict, InvalidRequest, KernelError, PayloadTooLarge, Unavailable
 from plugin_api.manifest import ManifestError
 
@@ -57,6 +59,7 @@ def refusal(shelf: Shelf, what: str | Path) -> KernelError:
         ("acme-hello; python_version < '3'", "marker"),
         ("/dev/null", "neither a file nor a folder"),
         ("x" * 5_000, "longer"),
+        ("x!" * 300, "no requirement"),
     ],
 )
 def test_a_bad_requirement(shelf: Shelf, what: str, said: str) -> None:
@@ -286,6 +289,7 @@ def test_a_name_that_stands_twice(shelf: Shelf, workshop: Workshop) -> None:
         ({"acme_hello-1.0.0.data/purelib/acme_hello/__init__.py": "x"}, "two files"),
         ({"acme_hello-1.0.0.data/purelib/ACME_HELLO/x.py": "x"}, "two files"),
         ({"acme_hello-1.0.0.data/odd/x.py": "x"}, "may hold purelib"),
+        ({"acme_hello-1.0.0.data": "x"}, "may hold purelib"),
         ({"acme.pth": "import os\n"}, "start of an interpreter"),
         ({"acme_hello-1.0.0.data/purelib/acme.pth": "import os\n"}, "start of an interpreter"),
         ({"other.egg-info/PKG-INFO": "x"}, "another distribution"),
@@ -524,8 +528,12 @@ def test_two_distributions_with_one_file(shelf: Shelf, workshop: Workshop) -> No
         assert said in error.detail
 
 
-@pytest.mark.parametrize("file", ["acme_hello/__init__.py/x.py", "ACME_HELLO/y.py", ".files.json"])
-def test_two_distributions_whose_files_meet(shelf: Shelf, workshop: Workshop, file: str) -> None:
-    workshop.wheel("acme-lib", files={file: ""})
+@pytest.mark.parametrize("file", ["acme_hello/__init__.py/x.py", "ACME_HELLO/y.py", "acme_hello", ".files.json"])
+def test_two_distributions_whose_files_meet(tmp_path: Path, workshop: Workshop, file: str) -> None:
+    unpacking = Unpacking(tmp_path / "package")
+    unpacking.add(read_wheel(workshop.plugin(), "x"))
 
-    assert "file_clash" == refusal(shelf, workshop.plugin(requires=["acme-lib"])).code
+    with pytest.raises(InvalidRequest) as caught:
+        unpacking.add(read_wheel(workshop.wheel("acme-lib", files={file: ""}), "x"))
+
+    assert "file_clash" == caught.value.code

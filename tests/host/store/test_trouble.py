@@ -43,6 +43,8 @@ def prepare():
 
 ONCE = PREPARE + "print(prepare())\n"
 
+OPERATED = PREPARE.replace("Sources(find_links=(sys.argv[2],), offline=True)", "Sources()") + "print(prepare())\n"
+
 LIMITED = (
     PREPARE
     + """
@@ -97,11 +99,18 @@ print(prepare())
 )
 
 
-def run(program: str, shelf: Shelf, what: Path, *more: str, python: str = sys.executable) -> subprocess.Popen[str]:
+def run(
+    program: str, shelf: Shelf, what: Path, *more: str, python: str = sys.executable, **environment: str
+) -> subprocess.Popen[str]:
     """Start a program that uses the store in a process of its own."""
     arguments = [str(shelf.folder), shelf.sources.find_links[0], str(what), *more]
     return subprocess.Popen(
-        [python, "-B", "-c", program, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [python, "-B", "-c", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -238,3 +247,18 @@ def test_the_environment_stays_byte_for_byte(shelf: Shelf, workshop: Workshop, t
     assert "acme.built" == msgspec.json.decode(built, type=Package).plugin_id
     assert 2 == len(msgspec.json.decode(resolved, type=Package).wheels)
     assert before == contents(home)
+
+
+@pytest.mark.parametrize(("program", "is_honoured"), [(OPERATED, True), (ONCE, False)])
+def test_the_operators_index_is_used_unless_offline(
+    shelf: Shelf, workshop: Workshop, tmp_path: Path, program: str, is_honoured: bool
+) -> None:
+    """And what would install elsewhere is not."""
+    workshop.wheel("acme-lib", place=tmp_path / "operator")
+    what = workshop.plugin(requires=["acme-lib"])
+    given = {"PIP_FIND_LINKS": str(tmp_path / "operator"), "PIP_NO_INDEX": "1", "PIP_TARGET": str(tmp_path / "target")}
+
+    told = printed(run(program, shelf, what, **given))
+
+    assert told.startswith("{") if is_honoured else told.startswith("requirement_not_found")
+    assert not (tmp_path / "target").exists()
