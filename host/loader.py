@@ -96,6 +96,7 @@ class LoadedCode:
         self.open_names = frozenset(name for name in self.names if _is_namespace(folder / name))
         """Packages without `__init__.py`: the environment may have another part of them."""
         self._own = own
+        self._belonging = Belonging(self.root, folder)
         self._atexit = OwnAtexit(atexit.register, atexit.unregister)
         self._resources = _resources_of(self.private)
         self._importlib = _stand_in(importlib, import_module=self._import_module, resources=self._resources)
@@ -186,6 +187,11 @@ class LoadedCode:
         open_package.submodule_search_locations = portions
         return open_package
 
+    def find_by_own(self, fullname: str, path: Sequence[str], target: ModuleType | None) -> ModuleSpec | None:
+        """The spec that a finder of the generation itself gives: `six.moves` exists only so."""
+        own = [finder for finder in sys.meta_path if self._belonging.is_name(type(finder).__module__)]
+        return next((spec for finder in own if (spec := finder.find_spec(fullname, path, target)) is not None), None)
+
     def _in_folder(self, folder: str) -> FileFinder:
         if folder not in self._finders:
             source = (partial(_SourceLoader, self), SOURCE_SUFFIXES)
@@ -259,19 +265,29 @@ class LoadedCode:
         """
         if self._remains is not None:
             return self._remains
-        belonging = Belonging(self.root, self.folder)
+        belonging = self._belonging
         at_exit = [belonging.find(function) or repr(function) for function in self._atexit.withdraw()]
-        self._remains = Remains(self.plugin_id, self.root, self.folder, self._sentinels, at_exit)
+        self._remains = Remains(self.plugin_id, self.root, self.folder, self._sentinels, at_exit, self.compiled)
         self.plugin = None
         self._finders.clear()
         _finder.remove(self)
         for name in [name for name in sys.modules.copy() if belonging.is_name(name)]:
             sys.modules.pop(name, None)
-        _forget_files(belonging, self.folder)
+        _forget_finders(belonging)
+        _forget_files(belonging)
         _forget_loggers(belonging)
-        for clear in typing.cast("Any", typing)._cleanups:  # noqa: SLF001 - `Optional[Own]` stays in them for good
-            clear()
+        _forget_types(belonging)
         return self._remains
+
+
+def _forget_types(belonging: Belonging) -> None:
+    """Clear what `typing` remembers: `Optional[Own]` in its caches, and every `@overload` by its module's name."""
+    hidden = typing.cast("Any", typing)
+    for clear in hidden._cleanups:  # noqa: SLF001 - nothing public clears them
+        clear()
+    overloads: dict[str, Any] = hidden._overload_registry  # noqa: SLF001 - `clear_overloads` would take everybody's
+    for name in [name for name in overloads.copy() if belonging.is_name(name)]:
+        overloads.pop(name, None)
 
 
 def _stand_in(real: ModuleType, **own: object) -> ModuleType:
@@ -295,7 +311,13 @@ def _resources_of(private: Callable[[str], str]) -> ModuleType:
     return _stand_in(_RESOURCES, **{name: partial(mapped, getattr(_RESOURCES, name)) for name in known})
 
 
-def _forget_files(belonging: Belonging, folder: Path) -> None:
+def _forget_finders(belonging: Belonging) -> None:
+    for finders in (sys.meta_path, sys.path_hooks):
+        for finder in [finder for finder in finders if belonging.find(finder) is not None]:
+            typing.cast("list[object]", finders).remove(finder)
+
+
+def _forget_files(belonging: Belonging) -> None:
     for name in [name for name in linecache.cache.copy() if belonging.is_file(name)]:
         linecache.cache.pop(name, None)
     for entry in [entry for entry in sys.path_importer_cache.copy() if belonging.is_file(f"{entry}{os.sep}")]:
@@ -373,8 +395,8 @@ class _Refusal(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         raise ModuleNotFoundError(
             f"{spec.name} belongs to {self._code.plugin_id}, whose code has a private name in this process: it cannot be "
-            f'imported by a text. Use `import {spec.name}`, or `importlib.import_module(".module", __package__)`, or '
-            "`importlib.resources.files(__package__)`",
+            f'imported by a text. Use `import {spec.name}`, or `importlib.import_module(".module", __package__)`; a '
+            "compiled extension that imports its own package works only where it is installed beside the kernel",
             name=spec.name,
         )
 
@@ -417,7 +439,7 @@ class GenerationFinder(MetaPathFinder):
         if code is None:
             return self._refuse_public(fullname) if fullname in self._guarded else None
         if rest.partition(".")[0] in code.names and path is not None:
-            spec = code.find(fullname, path)
+            spec = code.find(fullname, path) or code.find_by_own(fullname, path, target)
             if spec is not None:
                 return spec
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)

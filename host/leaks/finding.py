@@ -222,5 +222,10 @@ def _references(remains: Remains, belonging: Belonging, alive: list[str]) -> Ite
     finally:
         if frozen:
             gc.freeze()
-    for holder in holders or ["something that the collector does not see, a C extension's maybe"]:
+    for holder in holders or [_unseen(remains)]:
         yield f"{names} cannot be freed: held by {holder}; let go of it in pk_disable"
+
+
+def _unseen(remains: Remains) -> str:
+    extensions = ", ".join(remains.compiled) or "somebody's"
+    return f"something that the collector does not see, compiled code maybe ({extensions})"

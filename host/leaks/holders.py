@@ -77,7 +77,7 @@ class _Search:
             return None
         if isinstance(holder, type):
             return f"class {holder.__module__}.{holder.__qualname__} attribute {self._key(vars(holder), held)}"
-        if isinstance(holder, FunctionType):
+        if isinstance(holder, FunctionType) and _is_defined(holder):
             return f"function {holder.__module__}.{holder.__qualname__}"
         return None
 
@@ -87,6 +87,14 @@ class _Search:
         ids = {key: id(value) for key, value in holder.items()}
         keys = [key for key, one in ids.items() if one in near] or [key for key, one in ids.items() if one in self.seen]
         return str(keys[0]) if keys else "?"
+
+
+def _is_defined(function: FunctionType) -> bool:
+    """Whether it is what its name says; a closure that somebody's decorator made belongs to whoever holds it."""
+    found: object = sys.modules.get(function.__module__ or "")
+    for name in function.__qualname__.split("."):
+        found = vars(found).get(name) if isinstance(found, ModuleType | type) else None
+    return found is function
 
 
 def _variables(belonging: Belonging) -> Iterator[tuple[int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +24,21 @@ class Remains:
     """A generation after its unloading."""
 
     def __init__(
-        self, plugin_id: str, root: str, folder: Path, sentinels: Mapping[str, ref[Sentinel]], at_exit: list[str]
+        self,
+        plugin_id: str,
+        root: str,
+        folder: Path,
+        sentinels: Mapping[str, ref[Sentinel]],
+        at_exit: Sequence[str] = (),
+        compiled: Sequence[str] = (),
     ) -> None:
         self.plugin_id = plugin_id
         self.root = root
         self.folder = folder
         self.at_exit = at_exit
         """What it had asked to be called at exit, by name; already withdrawn."""
+        self.compiled = compiled
+        """Files of the compiled extensions that it had imported; these stay, with what they were given."""
         self._sentinels = dict(sentinels)
 
     def public(self, name: str) -> str:

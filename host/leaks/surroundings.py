@@ -40,8 +40,8 @@ _HOOKS: Final = (
 )
 _LOOPS_THREADS: Final = "asyncio_"
 """Names of the event loop's own, which `asyncio.to_thread` uses and the loop ends."""
-_NOBODYS: Final = ("_cython_", "cython_runtime")
-"""Modules that compiled code makes up."""
+_SIX: Final = "_SixMetaPathImporter"
+"""The finder of the library that half of all distributions carry; it answers for `six.moves` alone."""
 _Members = dict[str, dict[str, Any]]
 
 
@@ -154,22 +154,23 @@ def _changed_path(before: Surroundings, now: Surroundings) -> Iterator[str]:
         words = [f"has gained {', '.join(added)}"] * bool(added) + [f"has lost {', '.join(gone)}"] * bool(gone)
         said = " and ".join(words) or "has another order"
         yield f"sys.path {said}; imports of your own packages work without"
-    added_finders = [finder for finder in now.finders if all(finder is not known for known in before.finders)]
-    for finder in added_finders:
-        if not _home(type(finder)).startswith("host."):
-            yield f"the import system has a new finder {_show(type(finder) if not _is_code(finder) else finder)}; remove it"
+    for finder in now.finders:
+        kind = finder if _is_code(finder) else type(finder)
+        is_new = all(finder is not known for known in before.finders)
+        if is_new and _home(kind).startswith(PRIVATE_PREFIX) and not _show(kind).endswith(f".{_SIX}"):
+            yield f"the import system has a new finder {_show(kind)}; every import of the process would ask it"
 
 
 def _new_modules(before: Surroundings, now: Surroundings) -> Iterator[str]:
     homes = tuple(f"{Path(entry).resolve()}{os.sep}" for entry in before.path if entry)
     for name in sorted(now.modules - before.modules):
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top.startswith((PRIVATE_PREFIX, *_NOBODYS)):
+        if top in sys.stdlib_module_names or top.startswith(PRIVATE_PREFIX):
             continue
-        places = _places(sys.modules.get(name))
-        if not any(place.startswith(homes) for place in places):
-            where = f" ({places[0]})" if places else ""
-            yield f"sys.modules has {name}{where}, which no installed distribution brought; import it by its own name"
+        places = _places(sys.modules.get(name))  # compiled code makes up modules that have none
+        if places and not any(place.startswith(homes) for place in places):
+            said = "which no installed distribution brought; import it by its own name"
+            yield f"sys.modules has {name} ({places[0]}), {said}"
 
 
 def _places(module: object) -> list[str]:

@@ -20,11 +20,10 @@ from typing import Final
 import msgspec
 
 from host.lifeline import end_with_parent
-from host.trial.findings import Report, Request
+from host.trial.findings import FRAMES_NAME, Report, Request
 
 MEMORY_BYTES_MAX: Final = 2 * 1_073_741_824
 FILE_BYTES_MAX: Final = 256 * 1_048_576
-FRAMES_NAME: Final = "frames"
 REPORT_FD_MIN: Final = 200
 """Out of the way of code that closes or reuses low descriptors."""
 

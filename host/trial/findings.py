@@ -21,6 +21,9 @@ PHASES: Final = {
 }
 """Phase -> what the process was doing, in words."""
 
+FRAMES_NAME: Final = "frames"
+"""File in the trial's folder: what ran when it crashed, or shortly before its time was over."""
+
 
 class Finding(Struct, frozen=True):
     """One thing that a trial found."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from host.trial.findings import PHASES, Finding, Report, Request, Trial, finding
+from host.trial.findings import FRAMES_NAME, PHASES, Finding, Report, Request, Trial, finding
 
 LIMIT_S: Final = 20.0
 START_LIMIT_S: Final = 60.0
@@ -166,7 +166,7 @@ class _Process:
     def frame(self, folder: Path) -> tuple[str, int]:
         """The innermost line of the package that ran when it was stopped or crashed."""
         try:
-            text = (self.place / "frames").read_text("utf-8", errors="replace")
+            text = (self.place / FRAMES_NAME).read_text("utf-8", errors="replace")
         except OSError:
             return "", 0
         frames = [(found["file"], int(found["line"])) for found in _FRAME.finditer(text)]

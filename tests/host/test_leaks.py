@@ -222,8 +222,23 @@ class Mine(Mapping):
     def __getitem__(self, key): return 1
     def __iter__(self): return iter(())
     def __len__(self): return 0
+@typing.runtime_checkable
 class Shape(Protocol):
     x: int
+    @typing.overload
+    def f(self, x: int) -> int: ...
+    @typing.overload
+    def f(self, x: str) -> str: ...
+    def f(self, x): return x
+@typing.overload
+def chosen(x: int) -> int: ...
+@typing.overload
+def chosen(x: str) -> str: ...
+def chosen(x): return x
+@functools.singledispatch
+def shown(x): return x
+@shown.register
+def _(x: Lead): return x
 class Row(NamedTuple):
     x: Lead
 class Table(TypedDict):
@@ -242,7 +257,7 @@ class Plugin:
     def pk_register(self, registrar): registrar.operations(Operations())
 plugin = Plugin()
 one = Lead("x")
-remembered(one); remembered_too(one); Deal(one); isinstance(Mine(), Mapping); isinstance({}, Base)
+remembered(one); remembered_too(one); Deal(one); isinstance(Mine(), Mapping); isinstance(one, Shape); shown(one); isinstance({}, Base)
 msgspec.json.decode(b'{"items": [{"name": "x"}]}', type=Page[Lead]); msgspec.json.encode(one)
 msgspec.convert({"name": "x"}, MaybeLead); msgspec.json.schema(Page[Lead]); typing.get_type_hints(Deal)
 log.debug("loaded"); log.getChild("deep").debug("loaded")
@@ -272,7 +287,7 @@ CHANGES = {
     ),
     "monkeypatch of a builtin": (
         "import builtins\nbuiltins.open = print",
-        "builtins.open is builtins.print, was io.open",
+        "builtins.open is builtins.print, was ",
     ),
     "thread": (
         "import threading\nthreading.Thread(target=threading.Event().wait, name='t', daemon=True).start()",
@@ -287,9 +302,13 @@ CHANGES = {
         "import logging\nlogging.getLogger().setLevel('DEBUG')",
         "the level of the root logger is DEBUG, was WARNING",
     ),
+    "sys_path by a finder": (
+        "import sys\nclass Finder: pass\nFinder.__module__ = '_pk_acme_crm_1.acme_crm'\nsys.meta_path.append(Finder())",
+        "the import system has a new finder acme_crm.Finder; every import",
+    ),
     "module": (
-        "import sys, types\nsys.modules['yaml_fork'] = types.ModuleType('yaml_fork')",
-        "sys.modules has yaml_fork, which no installed distribution brought",
+        "import sys, types\nsys.modules['fork'] = m = types.ModuleType('fork')\nm.__file__ = '/nowhere/fork.py'",
+        "sys.modules has fork (/nowhere/fork.py), which no installed distribution brought",
     ),
     "warnings_filter": ("import warnings\nwarnings.simplefilter('ignore')", "warnings.filters has changed"),
     "exception_hook": ("import sys\nsys.excepthook = print", "sys.excepthook is builtins.print"),
@@ -323,7 +342,7 @@ def test_a_change_of_the_surroundings_is_named(case: str) -> None:
 
 def test_ordinary_imports_and_work_change_nothing() -> None:
     text = """
-import sqlite3, xml.dom.minidom, aiohttp, asyncpg, concurrent.futures, msgspec.json
+import sqlite3, xml.dom.minidom, aiohttp, asyncpg, jwt, concurrent.futures, msgspec.json
 import asyncio, threading, logging, tempfile
 asyncio.run(asyncio.sleep(0))
 thread = threading.Thread(target=print, args=("",), kwargs={"end": ""}); thread.start(); thread.join()

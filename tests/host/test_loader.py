@@ -227,7 +227,7 @@ def test_an_import_by_a_text_is_refused_and_says_how(
         "from importlib import import_module\nplugin = import_module('humanizer.deep').NAME",
         "from importlib import import_module\nplugin = import_module('.deep', __package__).NAME",
         "from importlib.resources import files\nplugin = files('humanizer').joinpath('a.txt').read_text()",
-        "from importlib import resources\nplugin = resources.files(package='humanizer').joinpath('a.txt').read_text()",
+        "from importlib import resources\nplugin = resources.files('humanizer').joinpath('a.txt').read_text()",
         "import importlib.resources as r\nplugin = r.files('humanizer').joinpath('a.txt').read_text()",
         "import importlib.resources\nplugin = importlib.resources.files(__name__).joinpath('a.txt').read_text()",
         "import importlib.util as u\nimport importlib\nplugin = importlib.util is u and 'here'",
@@ -240,6 +240,40 @@ def test_a_dependency_that_names_itself_by_a_text_is_found(write: Write, loaded:
 
     assert "here" == loaded(folder).plugin
     assert "humanizer" not in sys.modules
+
+
+def test_a_dependency_may_bring_a_finder_for_itself(write: Write) -> None:
+    """As six does for `six.moves`; it goes with its generation."""
+    text = """
+        import sys
+        from importlib.machinery import ModuleSpec
+        class Finder:
+            def find_spec(self, fullname, path, target=None):
+                return ModuleSpec(fullname, self, is_package=True) if fullname == __name__ + ".moves" else None
+            def create_module(self, spec): return None
+            def exec_module(self, module): module.NAME = "moved"
+        sys.meta_path.append(Finder())
+        """
+    folder = write(acme_crm="from humanizer.moves import NAME as plugin", humanizer=text)
+    finders = list(sys.meta_path)
+
+    code = load(folder, "acme_crm:plugin", "acme.crm", 1)
+
+    assert "moved" == code.plugin
+    assert [] == code.unload().alive()
+    assert finders == [finder for finder in sys.meta_path if finder in finders]
+    assert len(sys.meta_path) - len(finders) in (0, 1)  # the loader's own is put in by the first load
+
+
+def test_a_compiled_extension_is_loaded_and_listed(write: Write, loaded: Load) -> None:
+    built = Path(str(importlib.import_module("_elementtree").__file__))
+    folder = write(acme_crm="from acme_crm._elementtree import Element as plugin")
+    (folder / "acme_crm" / built.name).write_bytes(built.read_bytes())
+
+    code = loaded(folder)
+
+    assert callable(code.plugin)
+    assert [str(folder / "acme_crm" / built.name)] == code.compiled
 
 
 def test_a_dependency_asks_in_vain_for_what_is_not_there(write: Write, loaded: Load) -> None:
