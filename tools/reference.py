@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import typer.main
 from surface import SNAPSHOT, surface
 
+from host.authoring.rules import rules_page
 from host.discovery import discover
 from host.settings import HostSettings, read
 from host.startup import settings_of
@@ -67,6 +68,15 @@ def settings_page() -> str:
             )
         )
     return "".join(lines)
+
+
+def checks_page() -> str:
+    """Every rule of `pk check` and of an installation."""
+    told = (
+        "\n`pk check DIR` tells them of a folder, `pk plugins install` of what it is given: an error refuses it with "
+        "[plugin_failed](errors.md), a warning is shown.\n\n"
+    )
+    return f"# Checks\n{NOTE}{told}{rules_page()}"
 
 
 def cli_page() -> str:
@@ -134,6 +144,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "hooks.md": hooks_page(),
         REFERENCE / "settings.md": settings_page(),
         REFERENCE / "cli.md": cli_page(),
+        REFERENCE / "checks.md": checks_page(),
         ROOT / "plugin_api" / "manifest.schema.json": json.dumps(manifest_schema(), indent=2, sort_keys=True) + "\n",
         SNAPSHOT: "\n".join(surface()) + "\n",
     }

@@ -69,6 +69,13 @@ def test_settings_are_documented_with_what_they_do() -> None:
     assert [] == [row for row in rows if not row.split(" | ")[-1].strip(" |")]
 
 
+def test_rules_of_the_checks_are_documented() -> None:
+    """Both those that read a plugin's text and those of its trial."""
+    rows = re.findall(r"^\| `(\w+)` \| (?:error|warning|info) \|", reference.checks_page(), re.MULTILINE)
+
+    assert {"permission_undeclared", "api_unbounded", "register_fails"} <= set(rows)
+
+
 def codes(source: str) -> Iterator[str]:
     """Error codes that a source names: `code="..."`, `default_code = "..."`, the second argument of `Violation(`."""
     for node in ast.walk(ast.parse(source)):
