@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from heapq import heapify, heappop, heappush
 
 from host.discovery import Found
+from host.services import HOST_ONLY
 from plugin_api.manifest import Manifest
 from plugin_api.version_range import VersionRange, split_requirement
 
@@ -129,7 +130,7 @@ def _block(
     switched_off: Collection[str],
 ) -> dict[str, str]:
     """Who cannot start and why; repeated until nobody new is found, because dependents go with what they need."""
-    blocked = _double_offers(starting)
+    blocked = {**_double_offers(starting), **_overreaching(starting)}
     while True:
         alive = {i: m for i, m in starting.items() if i not in blocked}
         lacking = dict(_lacking(alive, blocked, starting, all_known, switched_off))
@@ -150,6 +151,20 @@ def _double_offers(starting: Mapping[str, Manifest]) -> dict[str, str]:
                     f"{plugin_id} provides {name}, which {owner} provides already; disable one of the two"
                 )
     return blocked
+
+
+def _overreaching(starting: Mapping[str, Manifest]) -> dict[str, str]:
+    """Others' plugins that ask for what is the host's alone."""
+    wanted = {
+        plugin_id: sorted({need.name for need in _needs(manifest)} & HOST_ONLY)
+        for plugin_id, manifest in starting.items()
+        if not plugin_id.startswith(_KERNEL)
+    }
+    return {
+        plugin_id: f"{plugin_id} asks for {', '.join(names)}, which only the kernel's own plugins may use; leave it out"
+        for plugin_id, names in wanted.items()
+        if names
+    }
 
 
 def _lacking(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from plugin_api.call import Call
 from plugin_api.errors import KernelBug, Unavailable
@@ -21,9 +21,14 @@ def capability_of(requirement: str) -> str:
     return requirement.split(" ", 1)[0].strip()
 
 
+HOST_ONLY: Final = frozenset({"migrations", "desired_state"})
+"""Capabilities that reach every plugin's tables, or decide what code runs: for the host and the kernel's own plugins."""
+
+
 def visible_capabilities(manifest: Manifest) -> frozenset[str]:
-    """What a plugin may look up: what it requires, comes after, or provides."""
-    return frozenset(capability_of(entry) for entry in (*manifest.requires, *manifest.after, *manifest.provides))
+    """What a plugin may look up: what it requires, comes after, or provides; of others' plugins nothing of HOST_ONLY."""
+    named = frozenset(capability_of(entry) for entry in (*manifest.requires, *manifest.after, *manifest.provides))
+    return named if manifest.id.startswith("kernel.") else named - HOST_ONLY
 
 
 class ServiceProxy:

@@ -56,6 +56,17 @@ def test_what_is_required_comes_first() -> None:
     assert order == ["kernel.cache", "kernel.data", "kernel.vault", "kernel.iam", "kernel.notify", "acme.crm"]
 
 
+@pytest.mark.parametrize("capability", ["migrations", "desired_state"])
+def test_what_reaches_everybodys_tables_is_for_the_kernels_own(capability: str) -> None:
+    data = plugin("kernel.data", provides=("data 1.2", f"{capability} 1.0"))
+    thief = plugin("acme.thief", (capability,))
+    resolution = resolve([data, thief, plugin("kernel.iam", (capability,))])
+
+    assert (ids(resolution), list(resolution.blocked)) == (["kernel.data", "kernel.iam"], ["acme.thief"])
+    assert capability in resolution.blocked["acme.thief"]
+    assert ids(resolve([data, plugin("acme.sly", after=(capability,))])) == ["kernel.data"]
+
+
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_finding_does_not_matter(source: random.Random) -> None:
     shuffled = source.sample(KERNEL, len(KERNEL))
