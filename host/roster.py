@@ -141,7 +141,7 @@ class Roster:
         generation = self._staged.pop(plugin_id, None)
         if generation is not None:
             await self._process.lifecycle.discard(generation)
-            self._unload(generation)
+            await self._unload(generation)
 
     def _package(self, plugin: DesiredPlugin) -> Found:
         """The package of a desired plugin, with every hash checked; one of the environment as it is."""
@@ -323,15 +323,18 @@ class Roster:
 
     async def _retire(self, generation: Generation, uninstall: str | None) -> None:
         await self._process.lifecycle.retire(generation, uninstall=uninstall)
-        self._unload(generation)
+        await self._unload(generation)
 
-    def _unload(self, generation: Generation) -> None:
+    async def _unload(self, generation: Generation) -> None:
         """Let go of the code, and look whether it has gone."""
         code, plugin_id, key = generation.code, generation.plugin_id, generation.key
         if code is None:
             return
         generation.empty()
-        leaks = find_leaks(code.unload())
+        remains = code.unload()
+        del code
+        await asyncio.sleep(0)  # until then the loop holds what its last task ended with
+        leaks = find_leaks(remains)
         if leaks:
             self._kernel.leaks[plugin_id] = [f"{leak.kind}: {leak.owner}" for leak in leaks]
             for leak in leaks:

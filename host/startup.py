@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from host.changes.orders import Quarantine
 from host.control_answers import answer
-from host.description import host_pages
 from host.discovery import Found, PluginLoadError, discover
 from host.generations import Generation
 from host.http import Page
@@ -23,6 +22,7 @@ from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle, failed_state, stop_order
 from host.migrations import ALL_PHASES, EXPAND_ONLY, migrate
 from host.own_operations import host_generation
+from host.own_pages import host_pages
 from host.resolution import UnknownPlugin, resolve
 from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_owner, stored_packages
 from host.settings import ANY_SECTION, HostSettings, LoadedSettings, SettingsInvalid, read

@@ -28,7 +28,7 @@ Document = Mapping[str, Any]
 
 def change(data_dir: Path, url: str | None, asked: Document, *, as_json: bool) -> None:
     """Ask for a change, show what is being done, and tell what came of it."""
-    outcome = _change_elsewhere(url, asked) if url else _change_here(data_dir, asked)
+    outcome = _change_elsewhere(url, asked) if url else change_here(data_dir, asked)
     if as_json:
         print_json(outcome)
         return
@@ -71,7 +71,12 @@ def _print_survey(plugin_id: str, outcome: Document) -> None:
 # ------------------------------------------------------------------------------------------------- this machine
 
 
-def _change_here(data_dir: Path, asked: Document) -> Document:
+def change_here(data_dir: Path, asked: Document) -> Document:
+    """Ask the kernel on a data folder for a change, and show what it does meanwhile.
+
+    Raises:
+        CommandFailed: none runs there, or it says no.
+    """
     folder = data_dir.absolute()
     try:
         with _watching(folder, _about(asked)):

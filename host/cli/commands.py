@@ -1,32 +1,31 @@
-"""The commands of `pk`: their options and their help. What they do lies beside: `starting`, `questions`, `report`."""
+"""The commands of `pk`: their options and their help. What they do lies beside: `starting`, `questions`,
+`report`."""
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
-DATA_DIR: Final = Path(".pk")
+from host.cli.declaring import (
+    CHANGE,
+    DATA_DIR,
+    IS_RICH,
+    LOOK,
+    START,
+    WRITE,
+    AsJson,
+    DataDir,
+    DryRun,
+    Plugin,
+    Url,
+    command,
+    taught,
+)
+from host.cli.plugin_commands import authors, new, plugins
+
 PORT_MAX: Final = 65_535
-START, LOOK, CHANGE, WRITE = "Start", "Look", "Change", "Write plugins"
-IS_RICH: Final = sys.stdout.isatty() and sys.stderr.isatty()
-"""Frames and colours are for people; what a program reads is plain."""
-FunctionT = TypeVar("FunctionT", bound=Callable[..., None])
-
-
-def taught(text: str) -> str:
-    """Make a docstring fit for the terminal: paragraphs flow, but one with indented lines (examples) keeps its lines."""
-    return "\n\n".join(_paragraph(one) for one in inspect.cleandoc(text).split("\n\n"))
-
-
-def _paragraph(text: str) -> str:
-    if "\n  " not in text:
-        return " ".join(text.splitlines())
-    return text if IS_RICH else f"\b\n{text}"  # typer's own mark of text that is not to flow
 
 
 TOUR: Final = """Run and look after a Platform-Kernel.
@@ -34,7 +33,8 @@ TOUR: Final = """Run and look after a Platform-Kernel.
     A tour:
       pk up                 start a kernel in .pk/; Ctrl-C stops it
       pk doctor             is everything well, and what to do if not
-      pk plugins list       what runs in it
+      pk plugins list       what runs in it; `pk plugins install` adds to it
+      pk new plugin ID      begin a plugin of your own
       pk settings iam       what can be set, and where each value comes from
       pk demo               fill the tenant demo with examples
 
@@ -50,18 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=taught(TOUR),
 )
-plugins = typer.Typer(no_args_is_help=True, help="See and change the plugins of a running kernel.")
 migrate = typer.Typer(no_args_is_help=True, help="See, run and take back migrations.")
-
-
-def _command(group: typer.Typer, panel: str | None = None, name: str | None = None) -> Callable[[FunctionT], FunctionT]:
-    """Register a command whose help is its docstring."""
-
-    def register(function: FunctionT) -> FunctionT:
-        group.command(name, help=taught(function.__doc__ or ""), rich_help_panel=panel)(function)
-        return function
-
-    return register
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,18 +71,6 @@ def options_of_all(
     """Hold the options of `pk` itself; its help is TOUR."""
 
 
-DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="The kernel's data folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="URL", help="Ask a kernel elsewhere over REST; PK_API_KEY is sent as Bearer."),
-]
-Plugin = Annotated[
-    str | None, typer.Argument(metavar="PLUGIN", help="`iam` stands for `kernel.iam`; all when it is left out.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")]
-
-
 def _port(purpose: str, default: int) -> Any:
     """The declaration of a port's option."""
     told = f"Port of {purpose}; 0 for any free one."
@@ -107,7 +84,7 @@ def _check_assignments(given: list[str]) -> list[str]:
     raise typer.BadParameter("write section.name=value, like --set iam.signup=closed")
 
 
-@_command(app, START)
+@command(app, START)
 def up(
     data_dir: DataDir = DATA_DIR,
     http_port: Annotated[int | None, _port("REST", 8080)] = None,
@@ -167,7 +144,7 @@ def up(
 # --------------------------------------------------------------------------------------------------- look
 
 
-@_command(app, LOOK)
+@command(app, LOOK)
 def doctor(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Examine a kernel and what it stands on.
 
@@ -187,151 +164,7 @@ def doctor(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
 app.add_typer(plugins, name="plugins", rich_help_panel=LOOK)
 
 
-@_command(plugins, name="list")
-def plugins_list(data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson = False) -> None:
-    """List plugins with their state, and why one does not serve.
-
-    Examples:
-      pk plugins list
-      PK_API_KEY=pkk_... pk plugins list --url https://kernel.example.com --json
-    """
-    from host.cli.questions import list_plugins  # noqa: PLC0415 - as above
-
-    list_plugins(data_dir, url, as_json=as_json)
-
-
-PluginId = Annotated[str, typer.Argument(metavar="ID", help="The plugin's id, like acme.crm.")]
-Cascade = Annotated[bool, typer.Option("--cascade", help="Disable those that need it too; without it they are listed.")]
-
-
-@_command(plugins, name="install")
-def plugins_install(
-    what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="A requirement, a wheel, or a folder with pyproject.toml.")
-    ],
-    data_dir: DataDir = DATA_DIR,
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
-    """Install a plugin into the running kernel; done when every worker serves it.
-
-    It is resolved against the kernel's own libraries, unpacked into a folder of its own with what it needs beside them,
-    tried in a throw-away process, brought up in every worker, and then published. Whatever fails leaves everything as it
-    was.
-
-    Examples:
-      pk plugins install acme-crm
-      pk plugins install "acme-crm>=1.2,<2"
-      pk plugins install dist/acme_crm-1.2.0-py3-none-any.whl
-      pk plugins install ~/plugins/acme-crm
-    """
-    from host.cli.changes import change  # noqa: PLC0415 - as above
-
-    change(data_dir, url, {"verb": "install", "what": what}, as_json=as_json)
-
-
-@_command(plugins, name="upgrade")
-def plugins_upgrade(
-    plugin_id: PluginId,
-    what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="As for `install`; the newest version when it is left out.")
-    ] = "",
-    data_dir: DataDir = DATA_DIR,
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
-    """Replace a plugin by another version, without one failed request.
-
-    Calls under way end with the version that they began with. A version that cannot be brought up changes nothing.
-
-    Examples:
-      pk plugins upgrade acme.crm
-      pk plugins upgrade acme.crm "acme-crm==1.3.0"
-    """
-    from host.cli.changes import change  # noqa: PLC0415 - as above
-
-    change(data_dir, url, {"verb": "upgrade", "plugin_id": plugin_id, "what": what}, as_json=as_json)
-
-
-@_command(plugins, name="rollback")
-def plugins_rollback(
-    plugin_id: PluginId, data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson = False
-) -> None:
-    """Return to the version that served before.
-
-    Only code goes back: no migration is taken back, because what a version adds to its tables suits the one before it too.
-    A second rollback returns to the newer version.
-
-    Examples:
-      pk plugins rollback acme.crm
-    """
-    from host.cli.changes import change  # noqa: PLC0415 - as above
-
-    change(data_dir, url, {"verb": "rollback", "plugin_id": plugin_id}, as_json=as_json)
-
-
-@_command(plugins, name="enable")
-def plugins_enable(plugin_id: PluginId, data_dir: DataDir = DATA_DIR, url: Url = None, as_json: AsJson = False) -> None:
-    """Let a disabled or quarantined plugin serve again.
-
-    Examples:
-      pk plugins enable acme.crm
-    """
-    from host.cli.changes import change  # noqa: PLC0415 - as above
-
-    change(data_dir, url, {"verb": "enable", "plugin_id": plugin_id}, as_json=as_json)
-
-
-@_command(plugins, name="disable")
-def plugins_disable(
-    plugin_id: PluginId,
-    cascade: Cascade = False,
-    data_dir: DataDir = DATA_DIR,
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
-    """Take a plugin out of service; its package and data stay.
-
-    Refused while other plugins need it: they are listed, and --cascade disables them too.
-
-    Examples:
-      pk plugins disable acme.crm
-      pk plugins disable acme.crm --cascade
-    """
-    from host.cli.changes import change  # noqa: PLC0415 - as above
-
-    change(data_dir, url, {"verb": "disable", "plugin_id": plugin_id, "cascade": cascade}, as_json=as_json)
-
-
-@_command(plugins, name="remove")
-def plugins_remove(
-    plugin_id: PluginId,
-    data: Annotated[
-        Literal["keep", "export", "purge"],
-        typer.Option(help="Its tables: keep them for a later installation, export and then drop them, or drop them."),
-    ] = "keep",
-    cascade: Cascade = False,
-    dry_run: DryRun = False,
-    data_dir: DataDir = DATA_DIR,
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
-    """Remove a plugin from the running kernel.
-
-    Its routes, permissions, tasks and package go; --data says what becomes of its tables, and --dry-run lists them. An
-    export is written below DIR/exports/.
-
-    Examples:
-      pk plugins remove acme.crm --dry-run
-      pk plugins remove acme.crm --data purge
-    """
-    from host.cli.changes import change  # noqa: PLC0415 - as above
-
-    asked = {"verb": "remove", "plugin_id": plugin_id, "data": data, "cascade": cascade, "dry_run": dry_run}
-    change(data_dir, url, asked, as_json=as_json)
-
-
-@_command(app, LOOK)
+@command(app, LOOK)
 def settings(
     wanted: Annotated[
         str | None,
@@ -355,7 +188,7 @@ def settings(
     list_settings(data_dir, wanted, as_json=as_json)
 
 
-@_command(app, LOOK)
+@command(app, LOOK)
 def openapi(
     data_dir: DataDir = DATA_DIR,
     url: Url = None,
@@ -372,7 +205,7 @@ def openapi(
     print_openapi(data_dir, url)
 
 
-@_command(app, LOOK)
+@command(app, LOOK)
 def version(as_json: AsJson = False) -> None:
     """Print the versions of the kernel, its plugin API and Python."""
     from host.cli.questions import print_version  # noqa: PLC0415 - as above
@@ -385,7 +218,7 @@ def version(as_json: AsJson = False) -> None:
 app.add_typer(migrate, name="migrate", rich_help_panel=CHANGE)
 
 
-@_command(migrate, name="status")
+@command(migrate, name="status")
 def migrate_status(plugin: Plugin = None, data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """List migrations: applied, pending, changed, missing.
 
@@ -401,7 +234,7 @@ def migrate_status(plugin: Plugin = None, data_dir: DataDir = DATA_DIR, as_json:
     migration_status(data_dir, plugin, as_json=as_json)
 
 
-@_command(migrate, name="up")
+@command(migrate, name="up")
 def migrate_up(
     plugin: Plugin = None, data_dir: DataDir = DATA_DIR, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
@@ -418,7 +251,7 @@ def migrate_up(
     run(data_dir, plugin, dry_run=dry_run, as_json=as_json)
 
 
-@_command(migrate, name="down")
+@command(migrate, name="down")
 def migrate_down(
     plugin: Annotated[str, typer.Argument(metavar="PLUGIN", help="`iam` stands for `kernel.iam`.")],
     count: Annotated[int, typer.Option(min=1, max=1_000, metavar="N", help="How many, the last ones first.")] = 1,
@@ -445,7 +278,7 @@ def migrate_down(
     run(data_dir, plugin, count, dry_run=dry_run, as_json=as_json)
 
 
-@_command(app, CHANGE)
+@command(app, CHANGE)
 def demo(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Fill the tenant demo with examples.
 
@@ -459,7 +292,7 @@ def demo(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     fill_demo(data_dir, as_json=as_json)
 
 
-@_command(app, CHANGE)
+@command(app, CHANGE)
 def reload(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     """Replace all workers, one by one.
 
@@ -474,54 +307,5 @@ def reload(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
     reload_workers(data_dir, as_json=as_json)
 
 
-# -------------------------------------------------------------------------------------------------- write plugins
-
-new = typer.Typer(no_args_is_help=True, help="Begin something new.")
 app.add_typer(new, name="new", rich_help_panel=WRITE)
-
-
-@_command(new, name="plugin")
-def new_plugin(
-    plugin_id: Annotated[str, typer.Argument(metavar="ID", help="Its id for ever, like acme.crm: yours first.")],
-    directory: Annotated[
-        Path, typer.Option("--dir", metavar="DIR", show_default="the current folder", help="Where its folder is made.")
-    ] = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """Write a plugin that works, to go on from.
-
-    For acme.crm it makes the folder DIR/acme-crm with the package acme_crm: a manifest, settings, a table with its
-    migration, operations over REST, and tests that run in a real kernel. Nothing that exists is overwritten.
-
-    Examples:
-      pk new plugin acme.crm
-      pk new plugin acme.crm --dir ~/plugins --json
-    """
-    from host.cli.authoring import begin_plugin  # noqa: PLC0415 - as above
-
-    begin_plugin(plugin_id, directory, as_json=as_json)
-
-
-@_command(app, WRITE)
-def check(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", exists=True, file_okay=False, help="The plugin's folder, with its pyproject.toml."
-        ),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Tell what is wrong with a plugin, before a kernel does.
-
-    Its files are read; when they hold, it is imported and registered once in a process of its own. Each finding has its
-    place, why it matters and what to do. An installation refuses errors; warnings are worth a look, infos are for your
-    judgement. The exit status is 1 when there is an error. docs/reference/checks.md lists the rules.
-
-    Examples:
-      pk check .
-      pk check ~/plugins/acme-crm --json
-    """
-    from host.cli.authoring import check_plugin  # noqa: PLC0415 - as above
-
-    check_plugin(folder, as_json=as_json)
+app.add_typer(authors)

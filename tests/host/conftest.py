@@ -13,11 +13,11 @@ from uuid import UUID
 import pytest
 from msgspec import Meta, Struct
 
-from host.description import host_pages
 from host.generations import Generation
 from host.http import RestDoor
 from host.kernel import Kernel, Place
 from host.lifecycle import Lifecycle
+from host.own_pages import host_pages
 from host.stamps import FileStamps, create_stamps
 from plugin_api import hookimpl
 from plugin_api.call import Actor, Call, Identity
