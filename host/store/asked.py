@@ -37,7 +37,10 @@ class Asked:
 
 
 def read_asked(text: str) -> Asked:
-    """Tell what is asked for. A path wins where it exists or looks like one.
+    """Tell what is asked for. A whole path wins where it exists or looks like one.
+
+    A relative one is none: it would be looked up in whatever folder the kernel was started in, where a folder may have the
+    name of a distribution.
 
     Raises:
         InvalidRequest: `requirement_invalid`: no requirement, an option, an address, or a path with nothing there.
@@ -47,13 +50,13 @@ def read_asked(text: str) -> Asked:
         raise _invalid(f"the requirement is empty, longer than {TEXT_BYTES_MAX} bytes or has control characters")
     if what.startswith("-"):
         raise _invalid(f"{_first_word(what)!r} is an option of pip, which is not taken here")
-    path = Path(os.path.abspath(Path(what).expanduser() if what.startswith("~/") else what))
-    if os.path.exists(path):  # Path.exists fails on what is too long for a name
+    path = Path(what).expanduser() if what.startswith("~/") else Path(what)
+    if path.is_absolute() and os.path.exists(path):  # Path.exists fails on what is too long for a name
         return Asked("folder" if path.is_dir() else "wheel", what, path)
     if _ADDRESS.search(what):
         raise _invalid("an address is not taken: fetch the wheel and give its path, or name what the index has")
     if "/" in what.partition(";")[0] or _PATH.match(what) or what.endswith((".whl", ".tar.gz", ".zip")):
-        raise _invalid(f"there is nothing at {path}")
+        raise _invalid(f"there is nothing at {what[:200]}")
     return _read_requirement(what)
 
 

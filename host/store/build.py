@@ -29,6 +29,8 @@ _BUILT: Final = ("build", "dist")
 _DATA_FOLDER: Final = Path("run", "kernel.lock")
 """What the kernel's own data folder holds: it may lie in the author's, and the copy is made in it."""
 _READS_GIT: Final = ("scm", "vcs", "git", "pbr", "versioningit", "dynamic-versioning")
+_DIRECT: Final = "setuptools.build_meta"
+"""The backend of most projects is asked itself: pip would take a second longer for the same wheel."""
 _WHEEL_BUILT_IN: Final = Version("70.1")
 """Since then setuptools needs no distribution `wheel`, which older projects still list."""
 
@@ -45,9 +47,15 @@ def build_folder(pip: Pip, folder: Path, into: Path, environment: Environment) -
     copy = pip.place / "source" / label
     _copy(folder, copy, with_git=any(word in need.name.lower() for need in needs for word in _READS_GIT))
     into.mkdir(mode=0o700)
-    isolation = ["--no-build-isolation"] if _has_all(needs, backend, environment) else []
+    has_all = _has_all(needs, backend, environment)
+    isolation = ["--no-build-isolation"] if has_all else []
     try:
-        pip.run("wheel", "--no-deps", *isolation, "--wheel-dir", str(into), "--", str(copy), about=f"folder {label}")
+        if has_all and backend.startswith(_DIRECT):
+            pip.build(copy, into, backend, about=f"folder {label}")
+        else:
+            pip.run(
+                "wheel", "--no-deps", *isolation, "--wheel-dir", str(into), "--", str(copy), about=f"folder {label}"
+            )
     finally:
         shutil.rmtree(copy, ignore_errors=True)
     return only_wheel(into, f"folder {label}")

@@ -26,8 +26,8 @@ RETRIES: Final = 2
 TOLD_CHARACTERS_MAX: Final = 2_000
 _OUTPUT_BYTES_MAX: Final = 262_144
 
-_START: Final = """
-import os, runpy, threading
+_LIFELINE: Final = """
+import os, runpy, sys, threading
 
 lifeline = os.dup(0)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -37,9 +37,24 @@ def end_with_parent():
     os.killpg(0, 9)
 
 threading.Thread(target=end_with_parent, daemon=True).start()
-runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
-"""`python -m pip`, which ends with everything that it started when we do, a kill included: nobody would stop it then."""
+"""A process that ends with everything that it started when we do, a kill included: nobody would stop it then."""
+_PIP: Final = _LIFELINE + 'runpy.run_module("pip", run_name="__main__", alter_sys=True)'
+_HOOK: Final = (
+    _LIFELINE
+    + """
+import importlib
+source, into, backend = sys.argv[1:]
+os.chdir(source)
+sys.argv[:] = ["setup.py"]
+module, _, path = backend.partition(":")
+hooks = importlib.import_module(module)
+for name in filter(None, path.split(".")):
+    hooks = getattr(hooks, name)
+hooks.build_wheel(into)
+"""
+)
+"""A build backend's own hook (PEP 517): what `pip wheel --no-build-isolation` ends with, after a second of its own."""
 
 _ELSEWHERE: Final = frozenset({
     "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PIP_REPORT", "PIP_QUIET", "PIP_PROGRESS_BAR",
@@ -74,18 +89,38 @@ class Pip:
             KernelError: what `explain` makes of a failure; `index_unavailable` when it takes too long.
             OSError: it could not be started or the disk is full.
         """
-        output = self.place / "pip.out"
-        with output.open("wb") as stream:
-            status = self._wait(self._start([command, *self._options(), *arguments], stream.fileno()))
+        isolated = ["--isolated"] if self.sources.offline else []
+        status = self._ended([_PIP, *isolated, command, *self._options(), *arguments])
         if status is None:
             raise Unavailable(f"{about}: pip did not end in time and was stopped", code="index_unavailable")
         if status != 0:
-            raise explain(_tail(output), about, self.place)
+            raise explain(_tail(self._output), about, self.place)
 
-    def _start(self, arguments: Sequence[str], output: int) -> subprocess.Popen[bytes]:
-        isolated = ["--isolated"] if self.sources.offline else []
+    def build(self, source: Path, into: Path, backend: str, about: str) -> None:
+        """Let a build backend that is installed here build a wheel; `source` is changed by it.
+
+        Raises:
+            InvalidRequest: `build_failed`.
+            OSError: it could not be started or the disk is full.
+        """
+        status = self._ended([_HOOK, str(source), str(into), backend])
+        if status is None:
+            raise build_failed(about, "it did not end in time and was stopped")
+        if status != 0:
+            told = _tail(self._output)
+            raise disk_full(self.place, None) if _NO_ROOM.search(told) else build_failed(about, told)
+
+    @property
+    def _output(self) -> Path:
+        return self.place / "pip.out"
+
+    def _ended(self, words: Sequence[str]) -> int | None:
+        with self._output.open("wb") as stream:
+            return self._wait(self._start(words, stream.fileno()))
+
+    def _start(self, words: Sequence[str], output: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", _START, *isolated, *arguments],
+            [sys.executable, "-P", "-c", *words],
             cwd=self.place,
             env=self._environment(),
             stdin=subprocess.PIPE,  # its end tells that we have ended
