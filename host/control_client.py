@@ -41,8 +41,9 @@ class Refused(NoAnswer):
         text = str(problem.get("detail") or problem.get("title") or f"the kernel answered {status}")
         errors = problem.get("errors")
         listed = [str(one.get("detail")) for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
-        told = {line.strip() for line in text.splitlines()}
-        super().__init__("\n".join([text, *(f"  {line}" for line in listed if line not in told)]))
+        told = [line.strip() for line in text.splitlines()]
+        more = [f"  {line}" for line in listed if not any(one.endswith(line) for one in told)]
+        super().__init__("\n".join([text, *more]))
         self.status = status
         self.problem = dict(problem)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from host.authoring.finding import Finding
 from host.authoring.rules import NOT_TRIED, Tryable, check_project, in_order, tryable
-from host.trial import Finding as Tried
+from host.finding import Finding
 from host.trial import try_out
 
 TRIAL_LIMIT_S: Final = 20.0
@@ -31,7 +30,7 @@ async def examine(folder: Path, limit_s: float = TRIAL_LIMIT_S) -> list[Finding]
     return in_order([*found, *_untold(found, [_shown(one, folder, place) for one in trial.findings])])
 
 
-def _shown(tried: Tried, folder: Path, place: Tryable) -> Finding:
+def _shown(tried: Finding, folder: Path, place: Tryable) -> Finding:
     """A trial's finding with its file as the others name theirs."""
     file, root = tried.file, folder.resolve()
     if file and Path(file).is_relative_to(root):

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from host.authoring.finding import Finding, Severity
 from host.authoring.source import Source, parse
 from host.discovery import MANIFEST_BYTES_MAX, MANIFEST_NAME
+from host.finding import Finding, Severity
 from plugin_api.manifest import Manifest, ManifestError, read_manifest
 
 SOURCE_BYTES_MAX: Final = 2_097_152

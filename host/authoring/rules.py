@@ -21,9 +21,9 @@ from host.authoring import (
     rules_process,
     rules_project,
 )
-from host.authoring.finding import Finding
 from host.authoring.package import Declared, Package, Place, Rule
 from host.discovery import GROUP
+from host.finding import Finding
 from host.trial.findings import RULES as TRIAL_RULES
 
 PROJECT_FILE: Final = "pyproject.toml"

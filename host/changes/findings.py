@@ -3,43 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from host.finding import Finding
 from plugin_api.errors import InvalidRequest, Violation
-
-
-class Finding(Protocol):
-    """One thing that a check found; see `host.authoring.finding`."""
-
-    @property
-    def id(self) -> str:
-        """The rule."""
-        ...
-
-    @property
-    def severity(self) -> str:
-        """`error`, `warning` or `info`."""
-        ...
-
-    @property
-    def message(self) -> str:
-        """What was seen."""
-        ...
-
-    @property
-    def remedy(self) -> str:
-        """What to do about it."""
-        ...
-
-    @property
-    def file(self) -> str:
-        """Where; empty when it is about the whole."""
-        ...
-
-    @property
-    def line(self) -> int:
-        """From 1; 0 when it is about the whole file."""
-        ...
 
 
 def warnings_of(plugin_id: str, findings: Sequence[Finding]) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Final
 import typer
 
 from host.authoring.examination import examine
-from host.authoring.finding import Finding, Severity
 from host.authoring.scaffold import BadId, NoPlace, new_project
 from host.cli.ending import CommandFailed
 from host.cli.output import print_json, print_text, working
+from host.finding import Finding, Severity
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 

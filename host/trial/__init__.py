@@ -3,7 +3,8 @@
 One that crashes, hangs or changes what everybody shares does so there, and is told file, line, why and what to do.
 """
 
-from host.trial.findings import Finding, Trial, TriedOperation
+from host.finding import Finding
+from host.trial.findings import Trial, TriedOperation
 from host.trial.running import try_out
 
 __all__ = ["Finding", "Trial", "TriedOperation", "try_out"]

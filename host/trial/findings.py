@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-Severity = Literal["error", "warning"]
+from host.finding import Finding, Severity
 
 PHASES: Final = {
     "start": "starting the process",
@@ -23,21 +23,6 @@ PHASES: Final = {
 
 FRAMES_NAME: Final = "frames"
 """File in the trial's folder: what ran when it crashed, or shortly before its time was over."""
-
-
-class Finding(Struct, frozen=True):
-    """One thing that a trial found."""
-
-    id: str
-    """One of RULES."""
-    severity: Severity
-    message: str
-    """What was seen; begins with the plugin's id."""
-    why: str
-    remedy: str
-    file: str = ""
-    """Real path, or empty when it has no place."""
-    line: int = 0
 
 
 class TriedOperation(Struct, frozen=True):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from host.authoring.finding import Finding
 from host.authoring.rules import RULES, check_package, check_project, rules_page, tryable
 from host.authoring.scaffold import new_project
+from host.finding import Finding
 from host.trial.findings import RULES as TRIAL_RULES
 
 ROOT = Path(__file__).parents[3]

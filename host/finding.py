@@ -20,6 +20,6 @@ class Finding(Struct, frozen=True):
     why: str
     remedy: str
     file: str = ""
-    """Relative to the folder that was checked; empty when it is about the whole."""
+    """Relative to the folder that was checked, or a whole path; empty when it is about the whole."""
     line: int = 0
     """From 1; 0 when it is about the whole file."""
