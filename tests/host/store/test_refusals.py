@@ -70,6 +70,18 @@ def test_a_bad_requirement(shelf: Shelf, what: str, said: str) -> None:
     assert "hunter2" not in error.detail
 
 
+@pytest.mark.parametrize("what", ["acme-hello", ".", "./acme-hello", "acme-hello-1.0.0-py3-none-any.whl"])
+def test_what_lies_where_the_kernel_was_started_is_not_meant(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Neither by the name of a distribution nor by a relative path: who asks may be elsewhere."""
+    (tmp_path / "acme-hello").mkdir()
+    (tmp_path / "acme-hello-1.0.0-py3-none-any.whl").touch()
+    monkeypatch.chdir(tmp_path)
+
+    assert refusal(shelf, what).code in ("requirement_invalid", "requirement_not_found")
+
+
 def test_what_pip_is_given_is_no_option(shelf: Shelf, workshop: Workshop) -> None:
     """Names may not begin with a dash, so the marker is the only place where one could hide."""
     workshop.plugin()
