@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
         place = tmp_path_factory.mktemp("wheel")
         shutil.copytree(project, place / "source")
         built = _run("pip", "wheel", "-q", *_NO_INDEX, "-w", str(place), str(place / "source"), cwd=place)
-        assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+        assert (built.returncode, built.stderr) == (0, ""), built.stdout[-2000:] + built.stderr[-2000:]
         with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
             wheel.extractall(place / "site")
         return place / "site"
