@@ -30,10 +30,10 @@ def develop(folder: Path, data_dir: Path) -> None:
         CommandFailed: no kernel runs there, or the folder is no plugin's.
     """
     folder = folder.absolute()
-    plugin_id = id_of(folder)
+    plugin_id, before = id_of(folder), stamp(folder)
     _bring(folder, plugin_id, data_dir, is_first=True)
     print_text(f"watching {folder}; Ctrl-C ends it, and {plugin_id} stays installed")
-    for changed in changes(folder):
+    for changed in changes(folder, before):
         print_text(f"{time.strftime('%H:%M:%S')} {changed} was saved")
         _bring(folder, plugin_id, data_dir, is_first=False)
 
@@ -85,9 +85,8 @@ def _listed(data_dir: Path) -> list[Mapping[str, Any]]:
 # ------------------------------------------------------------------------------------------------- watching
 
 
-def changes(folder: Path) -> Iterator[str]:
-    """The path of something that changed, each time that what was saved has settled. Never ends."""
-    before = stamp(folder)
+def changes(folder: Path, before: Stamp) -> Iterator[str]:
+    """The path of something that changed since `before`, each time that what was saved has settled. Never ends."""
     while True:
         time.sleep(LOOK_EVERY_S)
         now = stamp(folder)

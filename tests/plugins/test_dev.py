@@ -45,10 +45,9 @@ def project(recipe: Recipe, folder: Path) -> Path:
 async def developing(kernel: KernelProcess, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """`pk dev` at work; ended by Ctrl-C."""
     program = Path(sys.executable).parent / "pk"
-    process = await asyncio.create_subprocess_exec(
-        program, "dev", str(folder), "--data-dir", str(kernel.data_dir),
-        stdout=asyncio.subprocess.DEVNULL, stderr=(folder.parent / "stderr").open("wb"),
-    )  # fmt: skip
+    words = [str(program), "dev", str(folder), "--data-dir", str(kernel.data_dir)]
+    with (folder.parent / "stderr").open("wb") as said:
+        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.DEVNULL, stderr=said)
     try:
         yield process
         process.send_signal(signal.SIGINT)
