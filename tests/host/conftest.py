@@ -58,6 +58,12 @@ class Greeting(Struct, frozen=True):
     text: str
 
 
+class Scan(Struct, frozen=True, forbid_unknown_fields=True):
+    shelf: str
+    address: str | None = None
+    picture: Annotated[bytes | None, Meta(extra={"in": "octets", "bytes_max": 3_000})] = None
+
+
 class NoteOperations:
     """Keeps nothing, answers everything."""
 
@@ -85,6 +91,11 @@ class NoteOperations:
     @operation("DELETE /shelves/{shelf}", permission="note.create")
     async def drop(self, call: Call, request: Shelf) -> None:
         """Drop a shelf."""
+
+    @operation("POST /shelves/{shelf}/scans", permission="note.create")
+    async def scan(self, call: Call, request: Scan) -> Greeting:
+        """Take a picture as it is, or the address of one."""
+        return Greeting(f"{request.shelf} {request.address} {len(request.picture or b'')}")
 
     @operation("GET /trouble", public=True)
     async def trouble(self, call: Call, request: Nothing) -> Kept:

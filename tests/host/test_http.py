@@ -140,6 +140,44 @@ async def test_other_media_types_are_415(door: Any, kind: str) -> None:
     assert "application/json" in problem(answer, 415, "unsupported_media_type")["detail"]
 
 
+OCTETS = "Content-Type: application/octet-stream"
+
+
+async def test_a_body_that_is_one_field_is_taken_as_it_is(door: Any) -> None:
+    answer = await door.ask(f"POST {BASE}/shelves/top/scans", WRITER, OCTETS, body=b"\x00\xff" * 1_500)
+    assert (answer[0], json.loads(answer[2])) == (200, {"text": "top None 3000"})
+    told = await door.ask(f"POST {BASE}/shelves/top/scans", WRITER, JSON, body=b'{"address": "here"}')
+    assert json.loads(told[2]) == {"text": "top here 0"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "code"),
+    [
+        ((OCTETS,), b"x" * 3_001, 413, "payload_too_large"),
+        ((OCTETS, "Content-Encoding: gzip"), b"x", 415, "unsupported_media_type"),
+        (("Content-Type: image/png",), b"x", 415, "unsupported_media_type"),
+        ((JSON,), b'{"picture": "eA"}', 422, "invalid_request"),
+    ],
+)
+async def test_a_body_that_is_one_field_has_its_own_limit(
+    door: Any, headers: tuple[str, ...], body: bytes, status: int, code: str
+) -> None:
+    problem(await door.ask(f"POST {BASE}/shelves/top/scans", WRITER, *headers, body=body), status, code)
+
+
+async def test_where_no_field_is_the_body_octets_are_415(door: Any) -> None:
+    problem(await door.ask(f"POST {BASE}/shelves/a/notes", WRITER, OCTETS, body=b"x"), 415, "unsupported_media_type")
+
+
+async def test_both_ways_to_send_it_are_described(door: Any) -> None:
+    described = door.kernel.description.document()["paths"][f"{BASE}/shelves/{{shelf}}/scans"]["post"]
+    content = described["requestBody"]["content"]
+
+    assert content["application/octet-stream"] == {"schema": {"type": "string", "format": "binary"}}
+    assert set(content) == {"application/json", "application/octet-stream"}
+    assert "picture" not in json.dumps(content["application/json"])
+
+
 async def test_a_compressed_body_is_415(door: Any) -> None:
     """Nothing is unpacked, so nothing can explode."""
     answer = await door.ask(f"POST {BASE}/shelves/a/notes", WRITER, JSON, "Content-Encoding: gzip", body=GOOD)
