@@ -100,9 +100,7 @@ async def _install(change: Change, desired: DesiredPlugins, asked: Asked) -> Pla
     if present is None:
         return _new(desired, package, warnings, None, "install")
     if present.digest == package.digest and present.enabled and not present.leaving:
-        return Plan(
-            desired, Outcome(plugin_id=present.id, verb="install", version=present.version, changed=False), True
-        )
+        return _same(desired, present, "install")
     if present.leaving:
         return _new(desired, package, warnings, None, "install")
     told = f"{present.id} {present.version} is installed already; `pk plugins upgrade {present.id} WHAT` replaces it"
@@ -114,9 +112,14 @@ async def _upgrade(change: Change, desired: DesiredPlugins, asked: Asked) -> Pla
     package, warnings = await asked.prepare(change.what or present.distribution)
     _check_successor(present, package)
     if present.digest == package.digest:
-        outcome = Outcome(plugin_id=present.id, verb="upgrade", version=present.version, changed=False)
-        return Plan(desired, outcome, is_done=True)
+        return _same(desired, present, "upgrade")
     return _new(desired, package, warnings, present, "upgrade")
+
+
+def _same(desired: DesiredPlugins, present: DesiredPlugin, verb: str) -> Plan:
+    """It is desired already, and need not serve: what was missing or damaged of its package has just been made anew."""
+    outcome = Outcome(plugin_id=present.id, verb=verb, version=present.version, changed=False)
+    return Plan(desired, outcome, stage=present if present.enabled else None)
 
 
 def _check_successor(present: DesiredPlugin, package: Package) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,20 @@ async def test_repeating_a_change_is_no_error_and_changes_nothing(
         assert "acme.nobody" in unknown.stderr
         ours = await pk(kernel, "plugins", verb, "kernel.iam", status=1)
         assert "kernel.iam" in ours.stderr
+
+
+async def test_a_package_that_was_lost_is_installed_again(
+    kernel: KernelProcess, tenant: Tenant, pk: Pk, plant: Plant, tmp_path: Path
+) -> None:
+    """As the reason of its failure says: with what it was installed from, after a disk was restored without it, say."""
+    recipe = plant("lost")
+    wheel = recipe.wheel(tmp_path)
+    await pk(kernel, "plugins", "install", wheel)
+    shutil.rmtree(kernel.data_dir / "plugins" / recipe.plugin_id)
+    await pk(kernel, "reload")
+    lost = (await plugins_of(kernel))[recipe.plugin_id]
+    assert (lost["state"], "install it again" in lost["reason"]) == ("failed", True)
+
+    await pk(kernel, "plugins", "install", wheel)
+    assert await words_heard(tenant.owner, recipe) == {"Hello"}
+    assert (await plugins_of(kernel))[recipe.plugin_id]["state"] == "active"
