@@ -20,7 +20,6 @@ from typing import Any, cast
 import pytest
 
 from host.cli import main
-from host.control_client import Refused
 from host.datafolder import short_run
 from host.settings import sources
 
@@ -279,14 +278,6 @@ def test_a_socket_that_nobody_listens_on_is_no_kernel(tmp_path: Path, capsys: py
 
     assert main(["plugins", "list", "--data-dir", str(tmp_path)]) == 1
     assert "no kernel runs on" in capsys.readouterr().err
-
-
-def test_a_refusal_says_each_thing_once() -> None:
-    """Its detail often holds a violation's text, with the plugin's name before it."""
-    errors = [{"detail": "x.py:1: wrong"}, {"detail": "y.py:2: wrong too"}]
-    refused = Refused(422, {"detail": "acme.crm: x.py:1: wrong", "errors": errors})
-
-    assert ["acme.crm: x.py:1: wrong", "  y.py:2: wrong too"] == str(refused).splitlines()
 
 
 def test_a_kernel_that_is_about_to_listen_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

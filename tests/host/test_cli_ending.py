@@ -1,4 +1,4 @@
-"""How a command ends that has a bug, or is interrupted."""
+"""How a command ends that is refused, has a bug, or is interrupted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from host.cli import ending, main, questions
+from host.control_client import Refused
 from host.settings import sources
 
 
@@ -61,3 +62,11 @@ def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
     assert main(["version"]) == ending.INTERRUPTED
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_refusal_says_each_thing_once() -> None:
+    """Its detail often holds a violation's text, with the plugin's name before it."""
+    errors = [{"detail": "x.py:1: wrong"}, {"detail": "y.py:2: wrong too"}]
+    refused = Refused(422, {"detail": "acme.crm: x.py:1: wrong", "errors": errors})
+
+    assert ["acme.crm: x.py:1: wrong", "  y.py:2: wrong too"] == str(refused).splitlines()
