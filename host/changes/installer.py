@@ -43,10 +43,10 @@ class Installer:
 
         Raises:
             KernelError: as `Store.prepare` does.
-        InvalidRequest: `plugin_failed`: a check found errors.
+            InvalidRequest: `plugin_failed`: a check found errors.
             DeadlinePassed: it took too long; nothing of it is left running.
         """
-        wanted = msgspec.json.encode(Wanted(str(self._folder), what, self._sources))
+        wanted = msgspec.json.encode(Wanted(str(self._folder), what, os.getpid(), self._sources))
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
             stdin=asyncio.subprocess.PIPE,

@@ -18,6 +18,7 @@ from msgspec import Struct
 from host.authoring.rules import check_package
 from host.changes.findings import warnings_of
 from host.changes.refusal import refused
+from host.lifeline import end_with_parent
 from host.store import Package, Sources, Store
 
 
@@ -27,6 +28,8 @@ class Wanted(Struct, frozen=True):
     folder: str
     """The store's."""
     what: str
+    parent: int
+    """The process that wants it. When that is gone nobody would sweep up after us, so we end too."""
     sources: Sources = Sources()
 
 
@@ -47,6 +50,8 @@ def prepare(raw: bytes, answer: BinaryIO) -> None:
 
     try:
         wanted = msgspec.json.decode(raw, type=Wanted)
+        if os.getppid() != wanted.parent:
+            return
         store = Store(Path(wanted.folder), wanted.sources)
         package = store.prepare(wanted.what, lambda doing: tell({"doing": doing}))
         tell({"doing": f"checking {package.plugin_id} {package.version}"})
@@ -59,6 +64,7 @@ def prepare(raw: bytes, answer: BinaryIO) -> None:
 def main() -> None:
     """Answer on what was stdout; what anything else prints goes to stderr."""
     os.umask(0o077)
+    end_with_parent(0.0)
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)
         prepare(sys.stdin.buffer.read(), answer)
