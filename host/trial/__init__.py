@@ -5,6 +5,6 @@ One that crashes, hangs or changes what everybody shares does so there, and is t
 
 from host.finding import Finding
 from host.trial.findings import Trial, TriedOperation
-from host.trial.running import try_out
+from host.trial.running import try_out, trying
 
-__all__ = ["Finding", "Trial", "TriedOperation", "try_out"]
+__all__ = ["Finding", "Trial", "TriedOperation", "try_out", "trying"]

@@ -53,15 +53,15 @@ class Reporter:
 
 def main(words: list[str]) -> None:
     """Try one package; ends the process by itself, past everything that the package left to be done at the end."""
+    gc.disable()
+    from host.trial.rehearsal import Rehearsal  # noqa: PLC0415 - takes a while: the package may not be there yet
+
+    gc.enable()
+    gc.freeze()  # the host's own; the proofs that the package is gone need not look at it
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     reporter = Reporter(int(words[0]) if words else 1)
     _limit(request.limit_s)
     end_with_parent(request.limit_s)
-    gc.disable()
-    from host.trial.rehearsal import Rehearsal  # noqa: PLC0415 - half a second, in which limits hold already
-
-    gc.enable()
-    gc.freeze()  # the host's own; the proofs that the package is gone need not look at it
     place = Path.cwd()
     frames = os.open(place / FRAMES_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     faulthandler.enable(frames)

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from host.discovery import PluginLoadError
 from host.dispatch import RouteConflict
+from host.finding import Finding
 from host.generations import Generation
 from host.hooks import HookFailed
 from host.kernel import Kernel, Place
@@ -23,11 +24,10 @@ from host.leaks import Surroundings, find_leaks
 from host.leaks.finding import Leak
 from host.lifecycle import StagedSlots, _check_provided
 from host.loader import LoadedCode, load
-from host.own_operations import host_generation
 from host.registrar import HostRegistrar, _marked
 from host.settings import ANY_SECTION, read
 from host.stamps import FileStamps, create_stamps
-from host.trial.findings import LEAK_RULES, Finding, Request, Trial, TriedOperation, finding, has_passed
+from host.trial.findings import LEAK_RULES, Request, Trial, TriedOperation, finding, has_passed
 from plugin_api.errors import KernelError
 from plugin_api.limits import HOOK_DEADLINE_S
 from plugin_api.manifest import Manifest, ManifestError, Names, names_of, read_manifest
@@ -279,12 +279,10 @@ def owner_of(path: str, names: Names) -> str:
 
 
 def _empty_kernel(place: Path) -> Kernel:
-    """A kernel in which only the host itself is active."""
+    """A kernel in which nothing is active; a plugin's own prefix keeps it off the host's operations."""
     create_stamps(place / "stamps")
     stamps = FileStamps(place / "stamps")
-    kernel = Kernel(Place(place, "embedded", 0, {}), stamps, secrets.token_bytes(32), lambda text: None)
-    kernel.publish(host_generation(kernel))
-    return kernel
+    return Kernel(Place(place, "embedded", 0, {}), stamps, secrets.token_bytes(32), lambda text: None)
 
 
 def _placed(text: str) -> tuple[str, int] | None:

@@ -7,8 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from host.trial.findings import FRAMES_NAME, PHASES, Finding, Report, Request, Trial, finding
+from host.finding import Finding
+from host.trial.findings import FRAMES_NAME, PHASES, Report, Request, Trial, finding
 
 LIMIT_S: Final = 20.0
 START_LIMIT_S: Final = 60.0
@@ -35,21 +36,55 @@ async def try_out(
     names: Collection[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Trial:
-    """Register a package once in a process of its own; what it found, `hangs` and `crashes` included.
+    """Register a package once in a process of its own; see `Trying.of`."""
+    async with trying() as process:
+        return await process.of(folder, target, plugin_id, limit_s, names, settings)
 
-    `names` as in `host.loader.load`; `settings` are values of the plugin's section, over those of the environment. The
-    process and all that it started are gone when this returns, at most `limit_s` after the package's first line ran.
+
+@asynccontextmanager
+async def trying() -> AsyncIterator[Trying]:
+    """Start a trial's process, for a package that may not be there yet: meanwhile it loads the host's own modules.
+
+    It is gone afterwards, with all that it started.
     """
-    request = Request(
-        str(folder), target, plugin_id, list(names) if names is not None else None, limit_s, dict(settings or {})
-    )
     with TemporaryDirectory(prefix="pk-trial-") as place:
         process = await _Process.start(Path(place))
         try:
-            has_hung = not await process.watch(request)
+            yield Trying(process)
         finally:
             await process.end()
-        return process.heard.trial or _lost(request, process, has_hung=has_hung)
+
+
+class Trying:
+    """A trial's process that waits for its package."""
+
+    def __init__(self, process: _Process) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Its id in the system."""
+        return self._process.process.pid
+
+    async def of(
+        self,
+        folder: Path,
+        target: str,
+        plugin_id: str,
+        limit_s: float = LIMIT_S,
+        names: Collection[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Trial:
+        """Register a package once; what it found, `hangs` and `crashes` included. For one package only.
+
+        `names` as in `host.loader.load`; `settings` are values of the plugin's section, over those of the environment.
+        Ends at most `limit_s` after the package's first line ran; then the process does nothing any more.
+        """
+        named = list(names) if names is not None else None
+        request = Request(str(folder), target, plugin_id, named, limit_s, dict(settings or {}))
+        has_hung = not await self._process.watch(request)
+        await self._process.end()
+        return self._process.heard.trial or _lost(request, self._process, has_hung=has_hung)
 
 
 @dataclass
@@ -76,6 +111,7 @@ class _Process:
         self._pipe = pipe
         self.process = process
         self.heard = _Heard()
+        self._has_ended = False
         self._reading = [
             asyncio.create_task(self._read_reports(reports)),
             asyncio.create_task(self._read_output()),
@@ -153,7 +189,10 @@ class _Process:
             self.heard.output = (self.heard.output + some)[-OUTPUT_BYTES_MAX:]
 
     async def end(self) -> None:
-        """End it with everything that it started."""
+        """End it with everything that it started; a second call does nothing."""
+        if self._has_ended:
+            return
+        self._has_ended = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         await self.process.wait()

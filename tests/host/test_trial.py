@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from host.processes import identify
-from host.trial import Finding, Trial, TriedOperation, try_out
+from host.trial import Finding, Trial, TriedOperation, try_out, trying
 from host.trial.findings import RULES
 
 PACKAGE = {
@@ -374,11 +374,27 @@ async def test_all_that_it_started_is_ended_too(package: Package, tmp_path: Path
 
 async def test_who_stops_waiting_leaves_no_process(package: Package, tmp_path: Path) -> None:
     package.hook(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\nthreading.Event().wait()")
-    trying = asyncio.create_task(package.tried())
+    waiting = asyncio.create_task(package.tried())
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         await asyncio.sleep(0.01)
 
-    trying.cancel()
-    await asyncio.gather(trying, return_exceptions=True)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
 
     assert identify(int((tmp_path / "pid").read_text())) is None
+
+
+async def test_its_process_may_be_there_before_the_package(tmp_path: Path) -> None:
+    async with trying() as process:
+        package = Package(tmp_path)
+        trial = await process.of(package.folder, "acme_hello:plugin", "acme.hello", HELD_S)
+
+        assert trial.ok
+        assert identify(process.pid) is None, "it is gone as soon as it has told"
+
+
+async def test_a_process_that_gets_no_package_is_ended() -> None:
+    async with trying() as process:
+        assert identify(process.pid) is not None
+
+    assert identify(process.pid) is None
