@@ -23,7 +23,7 @@ from host.changes.refusal import accepted
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
 from host.observe import PluginLog
 from host.store import Package, Store
-from host.trial import try_out
+from host.trial import trying
 from plugin_api.errors import (
     KernelBug,
     KernelError,
@@ -278,13 +278,11 @@ class Coordinator:
             KernelError: it cannot be made, or does not survive the trial; nothing of it stays.
         """
         self._tell(f"preparing {what}")
-        package, warnings = await self._preparing.prepare(what, self._tell)
-        return package, [*warnings, *await self._try_out(package)]
-
-    async def _try_out(self, package: Package) -> list[str]:
-        self._tell(f"trying {package.plugin_id} {package.version} in a process of its own")
-        trial = await try_out(Path(package.folder), package.target, package.plugin_id, TRIAL_LIMIT_S)
-        return warnings_of(package.plugin_id, trial.findings)
+        async with trying() as process:  # it loads the host's modules while the package is made
+            package, warnings = await self._preparing.prepare(what, self._tell)
+            self._tell(f"trying {package.plugin_id} {package.version} in a process of its own")
+            trial = await process.of(Path(package.folder), package.target, package.plugin_id, TRIAL_LIMIT_S)
+        return package, [*warnings, *warnings_of(package.plugin_id, trial.findings)]
 
     async def dependents(self, plugin_id: str) -> list[str]:
         """Active plugins that cannot serve without this one."""
