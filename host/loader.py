@@ -41,6 +41,8 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Final
 from weakref import ref
 
+import importlib_metadata
+
 from host.discovery import PluginLoadError, _where_and_why
 from host.leaks.belonging import PRIVATE_PREFIX, Belonging
 from host.leaks.remains import OwnAtexit, Remains, Sentinel
@@ -322,6 +324,8 @@ def _forget_files(belonging: Belonging) -> None:
         linecache.cache.pop(name, None)
     for entry in [entry for entry in sys.path_importer_cache.copy() if belonging.is_file(f"{entry}{os.sep}")]:
         sys.path_importer_cache.pop(entry, None)
+    for finder in (MetadataPathFinder(), importlib_metadata.MetadataPathFinder()):
+        finder.invalidate_caches()  # they remember the last 128 folders in which somebody looked for distributions
 
 
 def _forget_loggers(belonging: Belonging) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -478,6 +479,7 @@ def test_unloading_forgets_everything(write: Write, tmp_path: Path) -> None:
         code.plugin()  # type: ignore[operator]
     linecache.getline(str(folder / "acme_crm/__init__.py"), 1)
     importlib.util.find_spec(code.root)
+    assert discover([str(folder)]) == list(code.distributions(None)) == []
 
     remains = code.unload()
 
@@ -488,6 +490,7 @@ def test_unloading_forgets_everything(write: Write, tmp_path: Path) -> None:
     assert code.plugin is None
     assert remains is code.unload()
     assert [] == remains.alive()
+    assert [] == [one for one in gc.get_objects() if type(one).__name__ == "FastPath" and one.root == str(folder)]
 
 
 def test_an_import_after_unloading_says_why_it_fails(write: Write) -> None:
