@@ -12,6 +12,7 @@ import importlib_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 
 from host.authoring import (
+    rules_deprecated,
     rules_files,
     rules_hooks,
     rules_imports,
@@ -57,6 +58,7 @@ RULES: Final = (
     *rules_migrations.RULES,
     *rules_imports.RULES,
     *rules_process.RULES,
+    *rules_deprecated.RULES,
 )
 """All of them, in the order of docs/reference/checks.md."""
 

@@ -21,7 +21,7 @@ HOOKS: Final = {
 """Every hook with its arguments."""
 
 
-def _marked(package: Package) -> Iterator[tuple[Source, Function, str, list[str]]]:
+def implementations(package: Package) -> Iterator[tuple[Source, Function, str, list[str]]]:
     """Each implementation: the hook's name and the arguments that it asks for."""
     for source in package.sources:
         for function, owner in source.functions():
@@ -47,7 +47,7 @@ def _arguments(function: Function, owner: ast.ClassDef | None) -> list[str]:
 
 
 def _unknown(package: Package) -> Iterator[Place]:
-    for source, function, hook, _ in _marked(package):
+    for source, function, hook, _ in implementations(package):
         if hook not in HOOKS:
             near = get_close_matches(hook, HOOKS, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
@@ -55,7 +55,7 @@ def _unknown(package: Package) -> Iterator[Place]:
 
 
 def _wrong_arguments(package: Package) -> Iterator[Place]:
-    for source, function, hook, arguments in _marked(package):
+    for source, function, hook, arguments in implementations(package):
         wrong = [name for name in arguments if name not in HOOKS.get(hook, arguments)]
         if wrong:
             taken = ", ".join(HOOKS[hook]) or "none"

@@ -22,7 +22,7 @@ _LOADERS: Final = frozenset(
 )
 
 
-def _imported(source: Source) -> Iterator[tuple[str, int]]:
+def imported(source: Source) -> Iterator[tuple[str, int]]:
     """Every dotted name that is imported, with its line; `from a import b` is `a.b`."""
     is_package = source.file.endswith("__init__.py")
     for node in ast.walk(source.tree):
@@ -35,14 +35,14 @@ def _imported(source: Source) -> Iterator[tuple[str, int]]:
 
 def _kernel(package: Package) -> Iterator[Place]:
     for source in package.sources:
-        for name, line in _imported(source):
+        for name, line in imported(source):
             if name.partition(".")[0] in _KERNEL - {package.name.partition(".")[0]}:
                 yield Place(f"it imports {name}", source.file, line)
 
 
 def _private(package: Package) -> Iterator[Place]:
     for source in package.sources:
-        for name, line in _imported(source):
+        for name, line in imported(source):
             top, *rest = name.split(".")
             if top == "plugin_api" and any(part.startswith("_") and part != "__version__" for part in rest):
                 yield Place(f"it imports {name}, which is private", source.file, line)
@@ -70,14 +70,14 @@ def _is_own(wanted: str, package: Package, call: ast.Call | None) -> bool:
 
 def _pickles(package: Package) -> Iterator[Place]:
     for source in package.sources:
-        for name, line in _imported(source):
+        for name, line in imported(source):
             if name.partition(".")[0] in _PICKLERS:
                 yield Place(f"it imports {name}", source.file, line)
 
 
 def _processes(package: Package) -> Iterator[Place]:
     for source in package.sources:
-        for name, line in _imported(source):
+        for name, line in imported(source):
             if name.partition(".")[0] == "multiprocessing" or name.endswith(".ProcessPoolExecutor"):
                 yield Place(f"it imports {name}", source.file, line)
         for node in ast.walk(source.tree):

@@ -10,6 +10,7 @@ from typing import Any
 
 from plugin_api.testing import KernelProcess
 from plugin_api.testing.people import log_in
+from tests.plugins.conftest import Recipe, run_pk
 
 ROOT = Path(__file__).parents[2]
 OPERATING = ROOT / "docs" / "operating"
@@ -36,6 +37,8 @@ async def test_a_backup_of_a_running_kernel_is_restored(fresh_kernel: Any, tmp_p
     key = (
         await tenant.owner.post("/api/v1/iam/api-keys", {"name": "export", "permissions": ["iam.user.read"]})
     ).expect(201)
+    recipe = Recipe("acme.saved")
+    await run_pk(kernel, "plugins", "install", recipe.wheel(tmp_path / "wheels"))
     restored = KernelProcess(["--no-demo"])
 
     run(script("backup.md", DIR=str(kernel.data_dir), BACKUP=str(tmp_path), RESTORED=str(restored.data_dir)))
@@ -47,11 +50,13 @@ async def test_a_backup_of_a_running_kernel_is_restored(fresh_kernel: Any, tmp_p
 
         by_token = await restored.client(owner.token).get("/api/v1/iam/me")
         by_key = await restored.client(key["secret"]).get("/api/v1/iam/users")
+        by_plugin = await restored.client(owner.token).get(recipe.route)
     finally:
         await restored.close()
 
     assert owner.email == by_token.expect(200)["user"]["email"]
     assert [owner.email] == [user["email"] for user in by_key.expect(200)["items"]]
+    assert "Hello" == by_plugin.expect(200)["text"]
 
 
 def test_health_and_metrics_are_where_the_page_says(kernel: KernelProcess) -> None:
