@@ -60,7 +60,8 @@ class HookTable:
         """Call one hook of one generation and await it if it is async; None when it has none.
 
         Raises:
-            HookFailed: it raised (also SystemExit) or an async one did not end within `deadline_s`.
+            HookFailed: it raised (SystemExit, KeyboardInterrupt and a cancellation of its own too) or an async one did
+                not end within `deadline_s`.
         """
         function = self.find(name, hook)
         if function is None:
@@ -72,9 +73,17 @@ class HookTable:
                     result = await result
         except TimeoutError as error:
             raise HookFailed(plugin_id, hook, f"did not end within {deadline_s:g} s") from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             raise HookFailed(plugin_id, hook, f"raised {type(error).__name__}: {error}") from error
         return result
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _narrowed(function: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:

@@ -197,7 +197,7 @@ class Lifecycle:
         while True:
             try:
                 await run()
-            except Exception as error:  # noqa: BLE001 - logged, and tried again
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged, and tried again
                 self._kernel.log.warning(
                     "a task failed", plugin=generation.plugin_id, task=name, why=f"{type(error).__name__}: {error}"
                 )

@@ -21,7 +21,7 @@ import msgspec
 
 from host.changes.coordinator import Coordinator
 from host.changes.installer import Installer
-from host.changes.orders import Change, Outcome
+from host.changes.orders import Blame, Change, Outcome
 from host.changes.quarantine import Quarantines
 from host.changes.refusal import refused
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
@@ -157,7 +157,6 @@ class Parent:
             create_stamps(self._folder.run / "stamps")
             self._stamps = held.enter_context(FileStamps(self._folder.run / "stamps"))
             self._servers = Servers(self._folder, self._register, self._publish)
-            self._quarantines = Quarantines(self._folder.path / "plugins" / "quarantine.json")
             self._coordinator = self._make_coordinator()
             self._workers = self._make_workers()
             try:
@@ -168,20 +167,22 @@ class Parent:
     def _make_coordinator(self) -> Coordinator:
         folder = self._folder.path / "plugins"
         host = _host_settings(self._options.data_dir, self._settings)
+        file = folder / "quarantine.json"
+        self._quarantines = Quarantines(file, first_s=host.quarantine_s, trial_s=host.half_open_s)
         sources = Sources(host.plugin_index, tuple(host.plugin_links), host.plugin_offline)
         return Coordinator(folder, self.serving, Installer(folder, sources), self._quarantines, host.contract_after_s)
 
     def _make_workers(self) -> Workers:
         launch = Launch(self._parts.worker_command, str(self._folder.path), (self._http.fileno(),))
         notices = Notices(
-            changed=self._publish,
+            changed=self._on_new,
             ended=self._on_end,
             retiring=self._ask_metrics,
             announce=_announce,
             admits=self._coordinator.may_serve,
             changes=self._on_change,
             culprit=self._on_culprit,
-            quarantined=lambda: [msgspec.to_builtins(one) for one in self._quarantines.active()],
+            quarantined=lambda: [msgspec.to_builtins(one) for one in self._quarantines.known()],
         )
         return Workers(self._options.workers, launch, self._limits, self._register, notices)
 
@@ -367,10 +368,14 @@ class Parent:
             return refused(error)
         return made
 
-    def _on_culprit(self, plugin_id: str, reason: str) -> None:
-        if not plugin_id.startswith("kernel."):
-            self._quarantines.add(plugin_id, reason)
-            self._coordinator.wake()
+    def _on_culprit(self, blame: Blame) -> None:
+        self._quarantines.add(blame)
+        self._coordinator.wake()
+
+    def _on_new(self) -> None:
+        """Another worker serves: it may have been told what to keep out before the last quarantine began."""
+        self._publish()
+        self._coordinator.wake()
 
     def processes(self) -> dict[str, Any]:
         """Every process of this kernel."""

@@ -53,11 +53,26 @@ class _Offer:
     version: str
 
 
-def resolve(found: Iterable[Found], only: Collection[str] = (), disabled: Collection[str] = ()) -> Resolution:
+@dataclass(frozen=True)
+class _Off:
+    """A plugin that is switched off."""
+
+    manifest: Manifest
+    reason: str
+    """Empty when an operator did it."""
+
+
+def resolve(
+    found: Iterable[Found],
+    only: Collection[str] = (),
+    disabled: Collection[str] = (),
+    reasons: Mapping[str, str] | None = None,
+) -> Resolution:
     """Order plugins by what they require and come after; equal input gives equal output.
 
     `only` (ids, or `money` for `kernel.money`; empty: everything) starts those and what they require. A plugin whose
-    need is missing is blocked, its dependents with it, and the rest goes on; a circle blocks its members.
+    need is missing is blocked, its dependents with it, and the rest goes on; a circle blocks its members. `reasons` tells
+    of those disabled that no operator switched off why they are.
 
     Raises:
         UnknownPlugin: `only` names what is not installed.
@@ -65,7 +80,8 @@ def resolve(found: Iterable[Found], only: Collection[str] = (), disabled: Collec
     known = sorted(found, key=lambda one: (one.id, one.distribution))
     blocked = _broken(known)
     sound = {one.id: one for one in known if one.problem is None}
-    switched_off = {plugin_id for name in disabled if (plugin_id := _find_id(name, sound)) is not None}
+    off_ids = {plugin_id for name in disabled if (plugin_id := _find_id(name, sound)) is not None}
+    switched_off = {i: _Off(sound[i].manifest, (reasons or {}).get(i, "")) for i in off_ids}
     manifests = {i: one.manifest for i, one in sound.items() if i not in switched_off}
     chosen = _chosen(manifests, only, blocked)
     left_out = tuple(i for i in manifests if i not in chosen)
@@ -127,7 +143,7 @@ def _named(name: str, known: Collection[str]) -> str:
 def _block(
     starting: Mapping[str, Manifest],
     all_known: Mapping[str, Manifest],
-    switched_off: Collection[str],
+    switched_off: Mapping[str, _Off],
 ) -> dict[str, str]:
     """Who cannot start and why; repeated until nobody new is found, because dependents go with what they need."""
     blocked = {**_double_offers(starting), **_overreaching(starting)}
@@ -172,7 +188,7 @@ def _lacking(
     blocked: Mapping[str, str],
     starting: Mapping[str, Manifest],
     all_known: Mapping[str, Manifest],
-    switched_off: Collection[str],
+    switched_off: Mapping[str, _Off],
 ) -> Iterator[tuple[str, str]]:
     offers = _offers(alive)
     for plugin_id, manifest in alive.items():
@@ -198,13 +214,16 @@ def _missing(
     blocked: Mapping[str, str],
     starting: Mapping[str, Manifest],
     all_known: Mapping[str, Manifest],
-    switched_off: Collection[str],
+    switched_off: Mapping[str, _Off],
 ) -> str:
     said = f"{plugin_id} needs {need}"
     owner = next((i for i, m in {**all_known, **starting}.items() if need.name in _provided(m)), None)
     if owner is not None and owner in blocked:
         return f"{said}, and {owner}, which provides it, cannot start: {blocked[owner]}"
-    if f"{_KERNEL}{need.name}" in switched_off or need.name in switched_off:
+    off = next((i for i, one in switched_off.items() if need.name in _provided(one.manifest)), None)
+    if off is not None and switched_off[off].reason:
+        return f"{said}, and {off}, which provides it, is {switched_off[off].reason}"
+    if off is not None or f"{_KERNEL}{need.name}" in switched_off:
         return f"{said}, and its plugin is disabled; enable it, or disable {plugin_id} too"
     offered = {name: version for m in all_known.values() for name, version in _provided(m).items()}
     near = get_close_matches(need.name, sorted(offered), n=1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,6 +22,7 @@ from host.migrations import migrate
 from host.resolution import Resolution, resolve
 from host.settings import ANY_SECTION, LoadedSettings, SettingsInvalid, read
 from host.store import Store
+from host.store.packages import package_folder
 from plugin_api.errors import Conflict, InvalidRequest, KernelError, NotFound, Unavailable
 from plugin_api.manifest import names_of
 from plugin_api.ports.desired_state import DESIRED_STATE, DesiredPlugin, DesiredPlugins, DesiredState
@@ -43,8 +46,8 @@ class Process:
     only: Sequence[str] = ()
     disabled: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    loading: Callable[[str], None] = lambda _: None
-    """Told which plugin's code is about to run for the first time, and told "" when that is over."""
+    loading: Callable[[str, str], None] = lambda _id, _package: None
+    """Told which plugin's code, of which package, is about to run for the first time, and told "" when that is over."""
 
 
 class Roster:
@@ -61,7 +64,8 @@ class Roster:
         self._known: dict[str, Found] = dict(self._environment)
         self.settings = settings
         self.desired = NOTHING
-        self.quarantined: dict[str, Quarantine] = {}
+        self.quarantines: Sequence[Quarantine] = ()
+        """Those that are in force, and those of plugins that are on trial after theirs."""
 
     # ------------------------------------------------------------------------------------ what is known
 
@@ -89,9 +93,9 @@ class Roster:
         return cast("DesiredState", provided.implementation) if provided is not None else None
 
     def dependents(self, plugin_id: str) -> list[str]:
-        """Active third-party plugins that cannot serve without this one."""
-        before = self._resolve({})
-        after = self._resolve({}, without={plugin_id})
+        """Third-party plugins that cannot serve without this one: those that serve, or would without a quarantine."""
+        before = self._resolve({}, kept_out={})
+        after = self._resolve({}, without={plugin_id}, kept_out={})
         left = {one.id for one in after.order}
         return [one.id for one in before.order if one.id not in left and one.id != plugin_id]
 
@@ -159,9 +163,10 @@ class Roster:
     def _check_needs(self, found: Found) -> None:
         if found.problem is not None:
             raise InvalidRequest(f"{found.id}: {found.problem}", code="plugin_failed")
-        before, after = self._resolve({}), self._resolve({found.id: found})
-        if found.id in after.blocked:
-            raise Conflict(after.blocked[found.id], code="needs_unmet")
+        now = self._resolve({found.id: found})
+        if found.id in now.blocked:
+            raise Conflict(now.blocked[found.id], code="needs_unmet")
+        before, after = self._resolve({}, kept_out={}), self._resolve({found.id: found}, kept_out={})
         broken = [one.id for one in before.order if one.id in after.blocked]
         if broken:
             reasons = "; ".join(after.blocked[plugin_id] for plugin_id in broken)
@@ -170,21 +175,26 @@ class Roster:
     async def _bring_up(self, found: Found) -> Generation:
         """Load and stage; ActivationFailed when that fails, whatever it is."""
         number = self._kernel.next_number(found.id)
-        self._process.loading(found.id)
+        await asyncio.sleep(0)  # what was sent before goes out first
+        self._process.loading(found.id, package_folder(found.manifest.version, found.digest))
+        try:
+            generation = await self._load(found, number)
+        finally:
+            self._process.loading("", "")
+        generation.digest = found.digest
+        return generation
+
+    async def _load(self, found: Found, number: int) -> Generation:
         try:
             code = load_code(found, number)
         except PluginLoadError as error:
             raise ActivationFailed(found.id, "be imported", error.reason) from error
-        generation: Generation | None = None
         try:
             settings = self._settings_of(found, code.module(f"{found.package}.settings"))
-            generation = await self._process.lifecycle.stage(found, code.plugin, settings, code, number)
-        finally:
-            self._process.loading("")
-            if generation is None:
-                code.unload()
-        generation.digest = found.digest
-        return generation
+            return await self._process.lifecycle.stage(found, code.plugin, settings, code, number)
+        except BaseException:
+            code.unload()
+            raise
 
     def _settings_of(self, found: Found, module: Any) -> Any:
         declared = getattr(module, "Settings", None)
@@ -220,6 +230,7 @@ class Roster:
         for found in resolution.order:
             if not found.is_kernel and (why := await self._let_serve(found)) is not None:
                 failures[found.id] = why
+        self._note_trials()
         await self.discard()
         await asyncio.gather(*ending)
         return failures
@@ -233,7 +244,7 @@ class Roster:
                 known.pop(plugin.id, None)
                 continue
             try:
-                known[plugin.id] = self._package(plugin)
+                known[plugin.id] = self._serving(plugin) or self._package(plugin)
             except KernelError as error:
                 failures[plugin.id] = error.detail
                 known.pop(plugin.id, None)
@@ -246,28 +257,60 @@ class Roster:
         self._kernel.previous = {one.id: one.previous.version for one in rows if one.previous is not None}
         return failures
 
-    def _resolve(self, candidates: Mapping[str, Found], without: Collection[str] = ()) -> Resolution:
+    def _serving(self, plugin: DesiredPlugin) -> Found | None:
+        """What serves already, when it is this very package: its files are not looked at again."""
+        generation, found = self._kernel.table.generations.get(plugin.id), self._known.get(plugin.id)
+        is_it = generation is not None and plugin.digest and generation.digest == plugin.digest
+        return found if is_it and found is not None and found.digest == plugin.digest else None
+
+    def _resolve(
+        self,
+        candidates: Mapping[str, Found],
+        without: Collection[str] = (),
+        kept_out: Mapping[str, Quarantine] | None = None,
+    ) -> Resolution:
+        """`candidates` are taken as if they were desired; `kept_out` are the quarantines that count, those in force."""
         known = {**self._known, **candidates}
-        off = [plugin_id for plugin_id in {*self._switched_off(), *without} if plugin_id not in candidates]
-        return resolve([*self._ours, *known.values()], only=self._only(known), disabled=off)
+        held = self._kept_out() if kept_out is None else kept_out
+        off = {*self._switched_off(), *without, *held} - candidates.keys()
+        reasons = {plugin_id: _told(quarantine) for plugin_id, quarantine in held.items()}
+        return resolve([*self._ours, *known.values()], only=self._only(known), disabled=sorted(off), reasons=reasons)
 
     def _only(self, known: Collection[str]) -> list[str]:
         here = {*known, *(one.id for one in self._ours)}
         return [name for name in self._process.only if name in here or f"kernel.{name}" in here]
 
     def _switched_off(self) -> set[str]:
-        disabled = {plugin.id for plugin in self.desired.plugins if not plugin.enabled}
-        return disabled | self.quarantined.keys() | set(self._process.disabled)
+        return {plugin.id for plugin in self.desired.plugins if not plugin.enabled} | set(self._process.disabled)
+
+    def _kept_out(self) -> dict[str, Quarantine]:
+        """The quarantines in force, by the plugin that they keep out: a version that is desired, or of the environment."""
+        return {one.plugin: one for one in self.quarantines if one.until > time.time() and self._is_desired(one)}
+
+    def _is_desired(self, quarantine: Quarantine) -> bool:
+        found = self._known.get(quarantine.plugin)
+        return found is not None and quarantine.package == package_folder(found.manifest.version, found.digest)
 
     def _note_those_out(self, resolution: Resolution) -> None:
         """Say of each plugin that does not serve why."""
         for plugin_id, reason in resolution.blocked.items():
             if plugin_id in self._known:
                 self._trouble(plugin_id, "blocked", reason)
+        off, held = self._switched_off(), self._kept_out()
         for plugin_id in resolution.disabled:
-            if plugin_id in self._known:
-                held = self.quarantined.get(plugin_id)
-                self._trouble(plugin_id, *(("quarantined", held.reason) if held else ("stopped", DISABLED)))
+            if plugin_id in self._known and plugin_id not in off:
+                self._trouble(plugin_id, "quarantined", _told(held[plugin_id]))
+            elif plugin_id in self._known:
+                self._trouble(plugin_id, "stopped", DISABLED)
+
+    def _note_trials(self) -> None:
+        """Mark those that serve again after a quarantine, until they have done so for long enough."""
+        on_trial = {one.plugin: one for one in self.quarantines if one.until <= time.time() and self._is_desired(one)}
+        for generation in self._kernel.table.generations.values():
+            if (quarantine := on_trial.get(generation.plugin_id)) is not None:
+                generation.state, generation.reason = "half_open", _on_trial(quarantine)
+            elif generation.state == "half_open":
+                generation.state, generation.reason = "active", ""
 
     def _trouble(self, plugin_id: str, state: str, reason: str) -> None:
         self._kernel.troubles[plugin_id] = failed_state(self._known[plugin_id].manifest, 0, reason, state)
@@ -363,11 +406,19 @@ def stored_packages(folder: Path) -> list[Found]:
     return list({found.id: found for package in packages for found in discover([str(package)])}.values())
 
 
-def stored_owner(folder: Path, file: str) -> str | None:
-    """The plugin in whose package a file lies; None outside of the store."""
-    prefix = f"{folder}/"
-    return file[len(prefix) :].partition("/")[0] if file.startswith(prefix) else None
-
-
 def _state_of(plugin: DesiredPlugin, state: str, reason: str) -> PluginState:
     return PluginState(plugin.id, plugin.version, state, 0, reason)
+
+
+def _told(quarantine: Quarantine) -> str:
+    """Why it is kept out, how long, and what to do."""
+    again = f"`pk plugins enable {quarantine.plugin}` lets it serve at once"
+    return f"quarantined: {quarantine.reason}; it is tried again at {_clock(quarantine.until)}, {again}"
+
+
+def _on_trial(quarantine: Quarantine) -> str:
+    return f"on trial until {_clock(quarantine.forgiven)} after its quarantine: {quarantine.reason}"
+
+
+def _clock(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -24,8 +24,9 @@ from host.migrations import ALL_PHASES, EXPAND_ONLY, migrate
 from host.own_operations import host_generation
 from host.own_pages import host_pages
 from host.resolution import UnknownPlugin, resolve
-from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_owner, stored_packages
+from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_packages
 from host.settings import ANY_SECTION, HostSettings, LoadedSettings, SettingsInvalid, read
+from host.store.packages import stored_place
 from plugin_api.hooks import Health
 from plugin_api.ports.migrations import MIGRATOR
 
@@ -61,7 +62,7 @@ class Startup:
         overrides: Mapping[str, Any],
         found: Sequence[Found] | None = None,
         quarantined: Sequence[Quarantine] = (),
-        loading: Callable[[str], None] = lambda _: None,
+        loading: Callable[[str, str], None] = lambda _id, _package: None,
     ) -> None:
         self._kernel = kernel
         self._only = list(only)
@@ -94,7 +95,7 @@ class Startup:
             self._kernel, self._lifecycle, self._only, self._disabled, self._overrides, loading=self._loading
         )
         roster = Roster(process, self._found, settings)
-        roster.quarantined = {one.plugin: one for one in self._quarantined}
+        roster.quarantines = self._quarantined
         return roster
 
     def _resolve(self) -> list[Found]:
@@ -223,9 +224,13 @@ class Startup:
 
     def owner_of(self, file: str) -> str:
         """The plugin whose code a file is; empty for the host's, a library's and Python's own. Safe from any thread."""
-        if (plugin_id := stored_owner(self._plugins_folder, file)) is not None:
+        if plugin_id := stored_place(self._plugins_folder, file)[0]:
             return plugin_id
         return next((found.id for found in self._found if file.startswith(f"{found.folder}/")), "")
+
+    def package_of(self, file: str) -> str:
+        """The package of the store that a file, or a place in it, is of; empty for none. Safe from any thread."""
+        return stored_place(self._plugins_folder, file)[1]
 
     async def stop(self) -> None:
         """Stop every plugin, the last one first."""

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from host.channel import Channel, ChannelClosed, ChannelFull
 from host.discovery import Found
 from host.http import RestDoor
 from host.kernel import Kernel, Place
+from host.last_frames import frames_file, keep_frames
 from host.lifeline import end_with_parent
 from host.observe import install, sink
 from host.runtime import cursor_key
@@ -31,7 +33,10 @@ from host.startup import StartFailed, Startup, preload
 from host.watchdog import Stall, Watchdog
 from plugin_api.errors import Unavailable
 
-HEARTBEAT_S: Final = 1.0
+HEARTBEAT_S: Final = 0.4
+"""Several within the shortest time after which the parent takes a worker for hung (`host.stall_limit_s`)."""
+BEATS: Final = 4
+"""Turns of the loop from one heartbeat to the next."""
 STALL_NAMED_AFTER_S: Final = 0.5
 DRAIN_S: Final = 6.0
 BACKLOG: Final = 1_024
@@ -154,10 +159,12 @@ class Worker:
                 return
             await roster.converge()
 
-    def _loading(self, plugin_id: str) -> None:
+    def _loading(self, plugin_id: str, package: str) -> None:
         """Past the event loop, which the plugin may block next."""
         if self._channel is not None:
-            self._channel.send_from_thread("loading", plugin=plugin_id)
+            told = {"plugin": plugin_id, "package": package}
+            if not (plugin_id and self._channel.send_from_thread("loading", **told)):
+                self._send("loading", **told)
 
     async def _ask_for(self, change: Change) -> Outcome:
         """Let the parent change the plugins. Raises as `Coordinator.run` does."""
@@ -188,9 +195,9 @@ class Worker:
 
     async def _heartbeat(self, watchdog: Watchdog) -> None:
         while True:
-            for _ in range(10):
+            for _ in range(BEATS):
                 watchdog.beat()
-                await asyncio.sleep(HEARTBEAT_S / 10)
+                await asyncio.sleep(HEARTBEAT_S / BEATS)
             self._send("heartbeat")
 
     def _on_stall(self, stall: Stall) -> None:
@@ -199,8 +206,9 @@ class Worker:
             "the event loop has stalled",
             {"seconds": stall.seconds, "plugin": stall.plugin_id, "frame": stall.frame},
         )
-        if self._channel is not None:
-            self._channel.send_from_thread("stalled", plugin=stall.plugin_id, frame=stall.frame)
+        if self._channel is not None and self._startup is not None:
+            package = self._startup.package_of(stall.frame)
+            self._channel.send_from_thread("stalled", plugin=stall.plugin_id, frame=stall.frame, package=package)
 
     # ------------------------------------------------------------------------- the parent's questions
 
@@ -244,9 +252,11 @@ def host_secret(path: Path) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: `python -P -m host.worker CHANNEL_FD`, started by the parent only."""
+    """Entry point: `python -P -m host.worker CHANNEL_FD DATA_FOLDER`, started by the parent only."""
     words = sys.argv[1:] if arguments is None else arguments
     install()
+    with suppress(OSError):  # on a full disk it goes without
+        keep_frames(frames_file(Path(words[1]), os.getpid()))
 
     async def live() -> int:
         return await Worker(int(words[0])).run()

@@ -10,20 +10,27 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from host.changes.orders import CHANGE
+from host.changes.orders import CHANGE, Blame
 from host.channel import Channel, ChannelClosed, ChannelFull, Fields
 from host.children import WORKER, Backoff, Register, show_status
+from host.last_frames import ASKED_BY, frames_file, read_frames
 from host.observe import PluginLog
+from host.store.packages import stored_place
 from plugin_api.servers import StartRefused
 
 TICK_S: Final = 0.5
 STALLS_KEPT: Final = 1_000
 """Plugins of which stalls are counted."""
 CLOSED_WAIT_S: Final = 1.0
+FRAMES_LOOKS: Final = 20
+"""How often it is looked whether a hung worker has written what it runs."""
+FRAMES_LOOK_EVERY_S: Final = 0.05
+_STALLED: Final = "it stopped a worker's event loop"
 _log = PluginLog("host")
 
 
@@ -48,6 +55,8 @@ class Stall(Struct, frozen=True):
     worker: int
     plugin: str
     frame: str
+    package: str = ""
+    """See `Blame`."""
 
 
 class Stalls(Struct, frozen=True):
@@ -74,6 +83,11 @@ class Worker:
     stall: Stall | None = None
     loading: str = ""
     """The plugin whose code it runs for the first time now: if it ends meanwhile, that was why."""
+    loading_package: str = ""
+    blame: Blame | None = None
+    """Whose fault its end was, where that is known."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """It is gone, and `blame` is final."""
 
     @property
     def pid(self) -> int:
@@ -83,6 +97,11 @@ class Worker:
     async def ask(self, kind: str, fields: Mapping[str, Any], limit_s: float) -> Mapping[str, Any]:
         """Send a message and wait for the reply. Raises as `Channel.request` does."""
         return await self.channel.request(kind, limit_s=limit_s, **fields)
+
+    async def blamed(self) -> Blame | None:
+        """Wait until it is gone; whose fault that was, where it is known."""
+        await self.ended.wait()
+        return self.blame
 
     def kill(self) -> None:
         """End it at once."""
@@ -148,8 +167,8 @@ class Notices(Struct, frozen=True):
     """Whether a worker that runs the plugins of this change may serve."""
     changes: Callable[[Fields], Awaitable[Fields]]
     """An operator wants a change of plugins; the reply."""
-    culprit: Callable[[str, str], None]
-    """A plugin stopped a worker, and how."""
+    culprit: Callable[[Blame], None]
+    """A third party's plugin stopped a worker; it is to be kept out."""
     quarantined: Callable[[], list[Any]]
     """What a new worker is to keep out."""
 
@@ -233,14 +252,23 @@ class Workers:
         """
         self._arguments.set_result(arguments)
         self._until_servers = until_servers
-        current = [slot.current for slot in self._slots if slot.current is not None]
         try:
-            await asyncio.gather(*(worker.until_ready() for worker in current))
+            await asyncio.gather(*(self._start_first(slot) for slot in self._slots))
         except WorkerFailed as error:
             raise StartRefused(str(error)) from error
         self.keepers += [
             asyncio.create_task(self._keep(slot), name=f"keep-worker-{slot.index}") for slot in self._slots
         ]
+
+    async def _start_first(self, slot: _Slot) -> None:
+        """Wait until a worker serves here. One that a plugin stopped gets a successor, which starts without that plugin."""
+        while (worker := slot.current) is not None and worker.state != "ready":
+            try:
+                await worker.until_ready()
+            except WorkerFailed:
+                if worker.blame is None:
+                    raise
+                slot.current = await self._spawn(slot.index)
 
     async def reload(self) -> None:
         """Replace every worker by a new one, one after the other: a new one serves before its old one is drained.
@@ -325,6 +353,7 @@ class Workers:
         limit_s = self._limits.start_limit_s
         await asyncio.wait([worker.ready], timeout=limit_s)
         if not worker.ready.done():
+            self._accuse_loading(worker, f"a worker that brought it up was not ready after {limit_s:g} s")
             worker.fail(f"worker {worker.index} was not ready after {limit_s:g} s")
             worker.kill()
 
@@ -335,12 +364,36 @@ class Workers:
         worker.channel.close()
         self._alive.discard(worker)
         self._register.remove(worker.pid)
-        worker.fail(f"worker {worker.index} ended with {show_status(status)} before it was ready")
-        if not asked and worker.loading:
-            self._notices.culprit(worker.loading, f"a worker ended with {show_status(status)} while it was brought up")
         if not asked:
             _log.error("a worker ended", worker=worker.index, pid=worker.pid, status=show_status(status))
+            self._accuse_running(worker, f"it ended a worker with {show_status(status)}")
+            self._accuse_loading(worker, f"a worker ended with {show_status(status)} while it was brought up")
+        self._frames(worker).unlink(missing_ok=True)
+        worker.ended.set()
+        worker.fail(f"worker {worker.index} ended with {show_status(status)} before it was ready")
         self._notices.ended(worker, asked)
+
+    def _frames(self, worker: Worker) -> Path:
+        return frames_file(Path(self._launch.data_dir), worker.pid)
+
+    def _accuse_running(self, worker: Worker, how: str) -> None:
+        """By what the worker wrote when it crashed or was asked: the innermost code of a plugin of the store."""
+        folder = Path(self._launch.data_dir) / "plugins"
+        for frame in read_frames(self._frames(worker)):
+            plugin_id, package = stored_place(folder, frame)
+            if plugin_id:
+                self._accuse(worker, Blame(plugin_id, package, f"{how} ({frame})"))
+                return
+
+    def _accuse_loading(self, worker: Worker, how: str) -> None:
+        if worker.loading:
+            self._accuse(worker, Blame(worker.loading, worker.loading_package, how))
+
+    def _accuse(self, worker: Worker, blame: Blame) -> None:
+        """Say once whose fault the end of a worker is; nobody but the kernel is kept in whatever it does."""
+        if worker.blame is None and not blame.plugin.startswith("kernel."):
+            worker.blame = blame
+            self._notices.culprit(blame)
 
     def _on_ready(self, worker: Worker, fields: Fields) -> Fields:
         """It has started; whether it may take requests. One that missed a change has to catch up first."""
@@ -357,13 +410,17 @@ class Workers:
         worker.heard, worker.stall = time.monotonic(), None
 
     def _on_stalled(self, worker: Worker, fields: Fields) -> None:
-        stall = worker.stall = Stall(worker.index, str(fields.get("plugin", "")), str(fields.get("frame", "")))
+        told = {name: str(fields.get(name, "")) for name in ("plugin", "frame", "package")}
+        before, stall = worker.stall, Stall(worker.index, **told)
+        worker.stall = stall
+        if before is not None and before.plugin == stall.plugin:
+            return  # the same one, seen again
         count = self.stalls[stall.plugin].count + 1 if stall.plugin in self.stalls else 1
         if stall.plugin in self.stalls or len(self.stalls) < STALLS_KEPT:
             self.stalls[stall.plugin] = Stalls(count, stall.frame)
 
     def _on_loading(self, worker: Worker, fields: Fields) -> None:
-        worker.loading = str(fields.get("plugin", ""))
+        worker.loading, worker.loading_package = str(fields.get("plugin", "")), str(fields.get("package", ""))
 
     async def _on_change(self, _: Worker, fields: Fields) -> Fields:
         return await self._notices.changes(fields)
@@ -429,24 +486,41 @@ class Workers:
                 if was_held_up and worker.heard is not None:
                     worker.heard = now  # what it sent meanwhile waits unread
                 if worker.state in ("starting", "ready") and self._is_silent(worker, now):
-                    self._end_hung(worker)
+                    worker.state = "hung"
+                    _run(self._end_hung(worker), self._watchers)
 
     def _is_silent(self, worker: Worker, now: float) -> bool:
         """Only its first heartbeat tells that its loop runs: before, it loads code."""
         return worker.heard is not None and now - worker.heard > self._limits.stall_limit_s
 
-    def _end_hung(self, worker: Worker) -> None:
-        worker.state = "hung"
-        stall = worker.stall or Stall(worker.index, worker.loading, "")
+    async def _end_hung(self, worker: Worker) -> None:
+        """Find out what holds it up, and kill it."""
+        stall = worker.stall or Stall(worker.index, "", "")
         self._slots[worker.index].stalls += 1
-        _log.error(
-            "a worker hung and is killed", worker=worker.index, pid=worker.pid, hung_in=stall.plugin, frame=stall.frame
-        )
-        worker.fail(f"worker {worker.index} hung in {stall.plugin or 'the kernel'} ({stall.frame or 'no frame known'})")
         if stall.plugin:
-            worker.loading = ""
-            self._notices.culprit(stall.plugin, f"it stopped a worker's event loop ({stall.frame or 'no frame known'})")
+            self._accuse(worker, Blame(stall.plugin, stall.package, f"{_STALLED} ({stall.frame})"))
+        else:
+            await self._ask_frames(worker)
+            self._accuse_running(worker, _STALLED)
+            self._accuse_loading(worker, f"{_STALLED} while it was brought up")
+        hung_in = worker.blame.plugin if worker.blame is not None else stall.plugin
+        _log.error(
+            "a worker hung and is killed", worker=worker.index, pid=worker.pid, hung_in=hung_in, frame=stall.frame,
+        )  # fmt: skip
+        worker.fail(f"worker {worker.index} hung in {hung_in or 'the kernel'} ({stall.frame or 'no frame known'})")
         worker.kill()
+
+    async def _ask_frames(self, worker: Worker) -> None:
+        """Its watchdog could not say what it runs, so the process itself is asked, past Python."""
+        file = self._frames(worker)
+        if not file.exists():
+            return  # it is not so far that it could answer: the signal would end it
+        with suppress(ProcessLookupError):
+            worker.process.send_signal(ASKED_BY)
+        for _ in range(FRAMES_LOOKS):
+            if read_frames(file):
+                return
+            await asyncio.sleep(FRAMES_LOOK_EVERY_S)
 
 
 def _run(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:

@@ -16,20 +16,16 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from host.changes.findings import warnings_of
-from host.changes.orders import PLUGINS, Change, Order, Outcome, Reply
+from host.changes.orders import PLUGINS, Blame, Change, Order, Outcome, Reply
 from host.changes.plans import Plan, plan_of
 from host.changes.quarantine import Quarantines
 from host.changes.refusal import accepted
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
 from host.observe import PluginLog
 from host.store import Package, Store
+from host.store.packages import package_folder
 from host.trial import trying
-from plugin_api.errors import (
-    KernelBug,
-    KernelError,
-    LimitReached,
-    Unavailable,
-)
+from plugin_api.errors import InvalidRequest, KernelBug, KernelError, LimitReached, Unavailable
 from plugin_api.ids import uuid7
 from plugin_api.ports.desired_state import DesiredPlugin, DesiredPlugins
 
@@ -37,6 +33,8 @@ STEP_LIMIT_S: Final = 120.0
 DISPOSE_LIMIT_S: Final = 600.0
 COMMIT_LIMIT_S: Final = 30.0
 WORKER_LIMIT_S: Final = 20.0
+BLAME_LIMIT_S: Final = 5.0
+"""For the process of a worker that is lost to end, so that it is known why."""
 TRIAL_LIMIT_S: Final = 20.0
 LOOK_EVERY_S: Final = 3_600.0
 WAITING_MAX: Final = 8
@@ -52,6 +50,10 @@ class Follower(Protocol):
 
     async def ask(self, kind: str, fields: Mapping[str, Any], limit_s: float) -> Mapping[str, Any]:
         """Send a message and wait for the reply."""
+        ...
+
+    async def blamed(self) -> Blame | None:
+        """Wait until it is gone; whose fault that was, where it is known."""
         ...
 
     def kill(self) -> None:
@@ -84,6 +86,11 @@ class Coordinator:
         self._quarantines = quarantines
         self._contract_after_s = contract_after_s
         self._turn = asyncio.Lock()
+        """Of one change."""
+        self._hands = asyncio.Lock()
+        """Of whoever changes what workers run: a quarantine need not wait while a package is being prepared."""
+        self._desired: DesiredPlugins | None = None
+        """What is desired, as far as is known; None when a commit's outcome is not."""
         self._waiting = 0
         self._changed = asyncio.Event()
         self.sequence = 0
@@ -126,33 +133,36 @@ class Coordinator:
             self._waiting -= 1
 
     async def follow(self) -> None:
-        """Finish what an earlier kernel left undone; then see to what has its time. Never ends.
+        """Finish what an earlier kernel left undone; then see to quarantines and to what has its time. Never ends."""
+        await asyncio.gather(self._follow_quarantines(), self._follow_time())
 
-        Plugins come back when their quarantine is over; migrations that no earlier version survives run when a version has
-        served long enough.
-        """
+    async def _follow_quarantines(self) -> None:
+        """Every worker lets go of a plugin when its quarantine begins, and tries it again when it is over."""
+        while True:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._quarantines.next_change_s()):
+                    await self._changed.wait()
+            await self._quietly(self._spread(), "workers could not be told of a quarantine")
+
+    async def _follow_time(self) -> None:
+        """Migrations that no earlier version survives run when a version has served for long enough."""
         await self._quietly(self._resume(), "what an earlier kernel left undone could not be finished")
         while True:
             await self._quietly(self._contract(), "migrations whose time has come could not be run")
-            self._changed.clear()
-            ends = self._quarantines.next_end_s()
-            look_s = min(LOOK_EVERY_S, max(self._contract_after_s, 1.0))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(look_s if ends is None else min(ends, look_s)):
-                    await self._changed.wait()
-                    continue
-            if ends is not None:
-                await self._quietly(self._release(), "plugins could not be let out of their quarantine")
+            await asyncio.sleep(min(LOOK_EVERY_S, max(self._contract_after_s, 1.0)))
 
     def wake(self) -> None:
-        """A quarantine has begun."""
+        """A quarantine has begun, or a worker has come that may not know of it."""
         self._changed.set()
 
     async def _quietly(self, work: Coroutine[Any, Any, None], failing: str) -> None:
         try:
             await work
-        except KernelError as error:
-            _log.error(failing, why=error.detail)
+        except Exception as error:  # noqa: BLE001 - the next time may go well
+            _log.error(
+                failing, why=error.detail if isinstance(error, KernelError) else f"{type(error).__name__}: {error}"
+            )
 
     async def _resume(self) -> None:
         async with self._alone():
@@ -173,14 +183,22 @@ class Coordinator:
                     if ran:
                         _log.info("migrations ran that no earlier version survives", plugin=plugin.id, files=ran)
 
-    async def _release(self) -> None:
-        async with self._alone():
-            await self._everywhere(Order(step="converge", quarantined=self._quarantines.active()))
+    async def _spread(self) -> None:
+        """One worker after the other, so that a plugin that does it again stops one of them and not all."""
+        async with self._hands:
+            for worker in self._serving():
+                try:
+                    await self._order(worker, self._converging())
+                except KernelError as error:
+                    _log.warning("a worker could not follow a quarantine", worker=worker.index, why=error.detail)
+
+    def _converging(self) -> Order:
+        return Order(step="converge", quarantined=self._quarantines.known())
 
     async def _clear_away(self) -> None:
-        """Take back the package of a change that failed; what cannot be told now is cleared away later."""
-        with suppress(KernelError):
-            await self._sweep(await self._read())
+        """Take away packages that nobody desires; where what is desired is not known now, that is done later."""
+        with suppress(KernelError, OSError):
+            await self._sweep(self._desired or await self._read())
 
     async def _sweep(self, desired: DesiredPlugins) -> None:
         keep = {(one.id, one.version, one.digest) for one in desired.plugins if one.digest}
@@ -191,20 +209,27 @@ class Coordinator:
     # ----------------------------------------------------------------------------------------- one change
 
     async def _carry_out(self, plan: Plan) -> Outcome:
-        if plan.stage is not None:
-            await self._stage(plan.stage)
-        self._tell("writing it down")
-        await self._write(plan.desired.sequence, plan.put, plan.drop)
-        if plan.lifts:
-            self._quarantines.lift(plan.lifts)
-        self._tell("publishing it on every worker")
-        await self._converge(plan)
-        outcome = plan.outcome
-        if plan.leaving:
-            outcome = await self._finish_removal(plan)
-        await self._sweep(await self._read())
+        async with self._hands:
+            if plan.stage is not None:
+                await self._stage(plan.stage)
+            self._tell("writing it down")
+            await self._write(plan.desired.sequence, plan.put, plan.drop)
+            if plan.lifts:
+                self._quarantines.lift(plan.lifts)
+            self._tell("publishing it on every worker")
+            await self._converge(plan)
+            outcome = await self._finish_removal(plan) if plan.leaving else plan.outcome
+        await self._clear_away()
         _log.info("plugins were changed", verb=outcome.verb, plugin=outcome.plugin_id, version=outcome.version)
-        return outcome
+        return self._with_quarantine(outcome)
+
+    def _with_quarantine(self, outcome: Outcome) -> Outcome:
+        """It did what stops a worker as soon as it served: the change stands, and the plugin does not serve."""
+        held = self._quarantines.active(outcome.plugin_id)
+        if held is None or outcome.verb in ("disable", "remove"):
+            return outcome
+        told = f"{held.plugin} is quarantined: {held.reason}; correct it and upgrade, or go back to the version before"
+        return msgspec.structs.replace(outcome, warnings=[*outcome.warnings, told])
 
     async def _stage(self, plugin: DesiredPlugin) -> None:
         """Bring it up on one worker, then on the others; one that cannot takes it back everywhere."""
@@ -223,6 +248,7 @@ class Coordinator:
         """Write down what is desired. When the worker that does so is lost, the next one is asked whether it was done."""
         order = Order(step="commit", change_id=str(uuid7()), expected=expected, put=list(put), drop=list(drop))
         until = time.monotonic() + COMMIT_LIMIT_S
+        before, self._desired = self._desired, None
         while True:
             try:
                 desired = _desired(await self._order((await self._workers())[0], order))
@@ -233,19 +259,28 @@ class Coordinator:
                     )
                     raise Unavailable(told, code="outcome_unknown") from error
                 await asyncio.sleep(0.2)
+            except KernelError:
+                self._desired = before
+                raise
             else:
-                self.sequence = desired.sequence
-                return desired
+                return self._learn(desired)
+
+    def _learn(self, desired: DesiredPlugins) -> DesiredPlugins:
+        self._desired, self.sequence = desired, max(self.sequence, desired.sequence)
+        return desired
 
     async def _converge(self, plan: Plan) -> None:
-        """Let every worker run what is desired. One that cannot is ended: its successor starts with it."""
-        workers = await self._workers()
-        first = Order(step="converge", uninstall=dict(plan.uninstall), quarantined=self._quarantines.active())
-        others = msgspec.structs.replace(first, uninstall={})
-        await asyncio.gather(
-            self._converge_one(workers[0], first, plan.plugin_id),
-            *(self._converge_one(worker, others, plan.plugin_id) for worker in workers[1:]),
-        )
+        """Let every worker run what is desired. One that cannot is ended: its successor starts with it.
+
+        What is new begins to serve on one worker first: should it stop that one, the others never meet it.
+        """
+        first, *others = await self._workers()
+        order = msgspec.structs.replace(self._converging(), uninstall=dict(plan.uninstall))
+        doing = [self._converge_one(first, order, plan.plugin_id)]
+        if plan.stage is not None:
+            await doing.pop()
+        doing += [self._converge_one(worker, self._converging(), plan.plugin_id) for worker in others]
+        await asyncio.gather(*doing)
 
     async def _converge_one(self, worker: Follower, order: Order, plugin_id: str) -> None:
         try:
@@ -266,7 +301,7 @@ class Coordinator:
         order = Order(step="dispose", plugin_id=plan.plugin_id, data=plan.leaving or "keep")
         removed = (await self._order(worker, order, DISPOSE_LIMIT_S)).survey
         await self._write(self.sequence, (), [plan.plugin_id])
-        await self._everywhere(Order(step="converge", quarantined=self._quarantines.active()))
+        await self._everywhere(self._converging())
         return msgspec.structs.replace(plan.outcome, removed={**plan.outcome.removed, **removed})
 
     # --------------------------------------------------------------------------------- what plans ask for
@@ -302,9 +337,7 @@ class Coordinator:
         return sequence >= self.sequence
 
     async def _read(self) -> DesiredPlugins:
-        desired = _desired(await self._order((await self._workers())[0], Order(step="read")))
-        self.sequence = max(self.sequence, desired.sequence)
-        return desired
+        return self._learn(_desired(await self._order((await self._workers())[0], Order(step="read"))))
 
     async def _workers(self) -> Sequence[Follower]:
         """Those that serve; waits a while for one where none does."""
@@ -327,10 +360,10 @@ class Coordinator:
         try:
             reply = await worker.ask(PLUGINS, msgspec.to_builtins(order), limit_s)
         except (ChannelClosed, ChannelFull) as error:
-            raise Unavailable(_lost(order), code="worker_lost") from error
+            raise _lost(order, await _blamed(worker)) from error
         except TimeoutError as error:
             worker.kill()
-            raise Unavailable(f"{_lost(order)} within {limit_s:g} s", code="worker_lost") from error
+            raise _lost(order, None, f" within {limit_s:g} s") from error
         except RemoteFailed as error:
             raise KernelBug(str(error)) from error
         return msgspec.convert(accepted(reply), Reply)
@@ -339,9 +372,27 @@ class Coordinator:
         self.doing = doing
 
 
-def _lost(order: Order) -> str:
-    culprit = f" while it brought up {order.plugin.id}" if order.plugin is not None else ""
-    return f"a worker was lost{culprit} (step {order.step}) and did not answer"
+async def _blamed(worker: Follower) -> Blame | None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BLAME_LIMIT_S):
+            return await worker.blamed()
+    return None
+
+
+def _is_of(blame: Blame, plugin: DesiredPlugin) -> bool:
+    return (blame.plugin, blame.package) == (plugin.id, package_folder(plugin.version, plugin.digest))
+
+
+def _lost(order: Order, blame: Blame | None, when: str = "") -> KernelError:
+    """Why a worker did not answer: the fault of what it was bringing up, of another plugin, or of nobody who is known."""
+    plugin = order.plugin
+    if plugin is not None and blame is not None and _is_of(blame, plugin):
+        told = f"{plugin.id} {plugin.version} could not be brought up: {blame.reason}"
+        return InvalidRequest(f"{told}; correct it, everything is as it was", code="plugin_failed")
+    meanwhile = f" while it brought up {plugin.id} {plugin.version}" if plugin is not None else ""
+    why = f": {blame.plugin} is to blame, {blame.reason}" if blame is not None else ""
+    told = f"a worker was lost{meanwhile} (step {order.step}) and did not answer{when}{why}"
+    return Unavailable(f"{told}; try again, and see the kernel's log if it stays so", code="worker_lost")
 
 
 def _age_s(plugin: DesiredPlugin) -> float:

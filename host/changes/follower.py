@@ -54,7 +54,7 @@ class Follower:
 
     async def _converge(self, order: Order) -> Reply:
         if order.quarantined is not None:
-            self._roster.quarantined = {one.plugin: one for one in order.quarantined}
+            self._roster.quarantines = order.quarantined
         failures = await self._roster.converge(order.uninstall)
         return Reply(desired=self._roster.desired, failures=failures)
 

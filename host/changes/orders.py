@@ -17,8 +17,18 @@ Data = Literal["keep", "export", "purge"]
 """What becomes of a removed plugin's data: it stays, is written into a folder and then destroyed, or is destroyed."""
 
 
+class Blame(Struct, frozen=True):
+    """A plugin whose code stopped a worker, or ended it."""
+
+    plugin: str
+    package: str
+    """The version whose code it was, as the store names its folder; empty for a plugin of the environment."""
+    reason: str
+    """How, and where; a sentence about "it"."""
+
+
 class Quarantine(Struct, frozen=True):
-    """A plugin that is kept out because it stopped a worker."""
+    """A version of a plugin that is kept out because it stopped a worker, or is on trial after that."""
 
     plugin: str
     reason: str
@@ -26,6 +36,10 @@ class Quarantine(Struct, frozen=True):
     """Unix time; after it the plugin is tried again."""
     times: int = 1
     """How often in a row; each doubles the time."""
+    package: str = ""
+    """See `Blame`: another version of the plugin is not kept out."""
+    forgiven: float = 0.0
+    """Unix time; from `until` to then it is on trial, and another stall lasts longer."""
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -44,7 +58,7 @@ class Order(Struct, frozen=True, kw_only=True):
     uninstall: dict[str, Data] = {}
     """`converge`: which plugins leave for good, and what becomes of their data; for one worker of all."""
     quarantined: list[Quarantine] | None = None
-    """`converge`: what is to be kept out from now on."""
+    """`converge`: what is to be kept out, or on trial, from now on."""
     failed: dict[str, str] = {}
     """`discard`: what was tried, and why it was given up."""
     data: Data = "keep"

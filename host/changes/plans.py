@@ -91,6 +91,15 @@ async def _known(desired: DesiredPlugins, plugin_id: str, asked: Asked) -> Desir
     return plugin
 
 
+async def _staying(change: Change, desired: DesiredPlugins, asked: Asked) -> DesiredPlugin:
+    """What is desired of the plugin of a change, unless it is being removed."""
+    plugin = await _known(desired, change.plugin_id, asked)
+    if plugin.leaving:
+        told = f"{plugin.id} is being removed, and something cut that off; `pk plugins remove {plugin.id}` ends it"
+        raise Conflict(f"{told}, installing it again brings it back", code="leaving")
+    return plugin
+
+
 # --------------------------------------------------------------------------------------- install, upgrade
 
 
@@ -108,7 +117,7 @@ async def _install(change: Change, desired: DesiredPlugins, asked: Asked) -> Pla
 
 
 async def _upgrade(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = await _known(desired, change.plugin_id, asked)
+    present = await _staying(change, desired, asked)
     package, warnings = await asked.prepare(change.what or present.distribution)
     _check_successor(present, package)
     if present.digest == package.digest:
@@ -172,7 +181,7 @@ def _previous(plugin: DesiredPlugin) -> PreviousVersion | None:
 
 
 async def _rollback(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = await _known(desired, change.plugin_id, asked)
+    present = await _staying(change, desired, asked)
     previous = present.previous
     if previous is None:
         told = f"{present.id} {present.version} has no version before it here; `pk plugins upgrade` takes any other"
@@ -194,14 +203,14 @@ async def _rollback(change: Change, desired: DesiredPlugins, asked: Asked) -> Pl
 
 
 async def _enable(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = await _known(desired, change.plugin_id, asked)
+    present = await _staying(change, desired, asked)
     outcome = Outcome(plugin_id=present.id, verb="enable", version=present.version)
     wanted = replace(present, enabled=True)
     return Plan(desired, outcome, stage=wanted, put=[wanted], lifts=present.id)
 
 
 async def _disable(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan:
-    present = await _known(desired, change.plugin_id, asked)
+    present = await _staying(change, desired, asked)
     others = await _with_dependents(change, asked)
     put = [replace(await _known(desired, one, asked), enabled=False) for one in (present.id, *others)]
     outcome = Outcome(

@@ -33,12 +33,13 @@ class _Refusal(Struct, frozen=True):
     detail: str
     code: str
     violations: list[Violation] = []
+    retry_after_s: int | None = None
 
 
 def refused(error: Exception) -> dict[str, Any]:
     """The document of a refusal, to be sent as a reply. What is no KernelError is our bug."""
     known = error if isinstance(error, KernelError) else KernelBug(f"{type(error).__name__}: {error}")
-    document = _Refusal(known.status, known.detail, known.code, list(known.violations))
+    document = _Refusal(known.status, known.detail, known.code, list(known.violations), known.retry_after_s)
     return {REFUSAL: msgspec.to_builtins(document)}
 
 
@@ -49,5 +50,5 @@ def accepted(reply: Mapping[str, Any]) -> Mapping[str, Any]:
     told = msgspec.convert(reply[REFUSAL], _Refusal)
     kind = _CLASSES.get(told.status, KernelBug)
     error = kind(told.detail, code=told.code)
-    error.violations = tuple(told.violations)
+    error.violations, error.retry_after_s = tuple(told.violations), told.retry_after_s
     raise error

@@ -66,6 +66,16 @@ class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=1, le=600),
         setting("Seconds without a heartbeat after which a worker counts as hung and is replaced."),
     ] = 10.0
+    quarantine_s: Annotated[
+        float,
+        Meta(gt=0, le=2_592_000),
+        setting("Seconds that a plugin is kept out after it stopped a worker; each time in a row twice as long."),
+    ] = 300.0
+    half_open_s: Annotated[
+        float,
+        Meta(gt=0, le=2_592_000),
+        setting("Seconds that a plugin is on trial after its quarantine; what it does meanwhile counts as in a row."),
+    ] = 3_600.0
     stop_limit_s: Annotated[
         float, Meta(gt=0, le=600), setting("Seconds that a worker has to finish its calls when it is told to stop.")
     ] = 10.0

@@ -79,7 +79,21 @@ def package_name(plugin_id: str, version: str, digest: str) -> str:
     if not is_hex:
         said = f"no package has the id {plugin_id!r}, version {version!r} and digest {digest!r}"
         raise NotFound(said, code="package_missing")
-    return f"{plugin_id}/{version}-{digest[:NAME_DIGITS]}"
+    return f"{plugin_id}/{package_folder(version, digest)}"
+
+
+def package_folder(version: str, digest: str) -> str:
+    """The last part of a package's name; empty for a version of the environment, which has no digest."""
+    return f"{version}-{digest[:NAME_DIGITS]}" if digest else ""
+
+
+def stored_place(store: Path, place: str) -> tuple[str, str]:
+    """The plugin, and the last part of its package's name, in which a file (or `file:line`) lies; empty outside."""
+    prefix = f"{store}/"
+    if not place.startswith(prefix):
+        return "", ""
+    plugin_id, _, inside = place[len(prefix) :].partition("/")
+    return ("", "") if plugin_id.startswith(".") else (plugin_id, inside.partition("/")[0])
 
 
 # ------------------------------------------------------------------------------------------------- the list

@@ -32,7 +32,7 @@ class MakeKernel(Protocol):
 
 def query(kernel: Kernel, sql: str) -> Any:
     """Run one statement as a worker would; its first value."""
-    dsn = kernel.get("control", "/plugins")[1]["arguments"]["servers"]["postgres"]
+    dsn = kernel.get("control", "/settings")[1]["arguments"]["servers"]["postgres"]
 
     async def ask() -> Any:
         connection = await asyncpg.connect(dsn, timeout=10)
@@ -154,7 +154,7 @@ def test_a_deep_folder_works_like_any_other(make_kernel: MakeKernel, place: Path
     data = place / ("a" * 60) / ("b" * 60) / "pk"
     data.parent.mkdir(parents=True)
     kernel = make_kernel(data=data).start()
-    dsn = kernel.get("control", "/plugins")[1]["arguments"]["servers"]["postgres"]
+    dsn = kernel.get("control", "/settings")[1]["arguments"]["servers"]["postgres"]
 
     assert (kernel.data / "run" / "control.sock").is_socket()
     assert query(kernel, "select 1") == 1
@@ -167,7 +167,7 @@ def test_a_deep_folder_works_like_any_other(make_kernel: MakeKernel, place: Path
 def test_workers_get_what_they_need(make_kernel: MakeKernel) -> None:
     settings = {"host.stall_limit_s": 5, "gateway.tenant_rate": 7}
     kernel = make_kernel(**NO_SERVERS, settings=settings, options={"only": ["iam"], "demo": False}).start()
-    given = kernel.get("control", "/plugins")[1]["arguments"]
+    given = kernel.get("control", "/settings")[1]["arguments"]
 
     assert given["overrides"] == settings
     assert (given["data_dir"], given["worker"], given["only"], given["demo"]) == (str(kernel.data), 0, ["iam"], False)
@@ -325,7 +325,7 @@ def test_a_killed_server_is_started_again(make_kernel: MakeKernel, name: str) ->
 
 def test_a_busy_session_does_not_outlive_a_killed_postgres(make_kernel: MakeKernel) -> None:
     kernel = make_kernel().start()
-    dsn = kernel.get("control", "/plugins")[1]["arguments"]["servers"]["postgres"]
+    dsn = kernel.get("control", "/settings")[1]["arguments"]["servers"]["postgres"]
     before = kernel.run_file()["servers"]["postgres"]
 
     async def keep_busy() -> Identity:

@@ -41,6 +41,7 @@ class FakeWorker:
             "metrics": self.metrics,
             "health": self.health,
             "control": self.control,
+            "plugins": self.plugins,
         }
         self.channel = await Channel.open(socket.socket(fileno=int(sys.argv[1])), handlers, self.stopping.set)
         self.arguments = await self.start
@@ -117,12 +118,20 @@ class FakeWorker:
             "plugins": {"kernel.data": {"ok": True}, "acme.crm": {"ok": False, "detail": "no licence"}},
         }
 
+    def plugins(self, _: dict[str, Any]) -> dict[str, Any]:
+        """None are desired."""
+        return {"desired": {"sequence": 0, "change_id": "", "plugins": []}}
+
+    def hang(self) -> None:
+        """Stop the loop, and say whose code does."""
+        self.channel.send_from_thread("stalled", plugin="acme.crm", frame="acme_crm/plugin.py:7 loop")
+        time.sleep(3600)
+
     def control(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Do as told; any other question is answered with what was asked."""
         told = (fields["body"] or {}).get("do")
         if told == "hang":
-            self.channel.send_from_thread("stalled", plugin="acme.crm", frame="acme_crm/plugin.py:7 loop")
-            asyncio.get_running_loop().call_later(0.1, time.sleep, 3600)
+            asyncio.get_running_loop().call_later(0.1, self.hang)
         elif told == "tell":
             self.channel.send("announce", text="operator@platform.localhost: a-password-told-once")
         elif told == "touch":
