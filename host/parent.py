@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from host.changes.coordinator import Coordinator
+from host.changes.coordinator import Coordinator, Times
 from host.changes.installer import Installer
 from host.changes.orders import Blame, Change, Outcome
 from host.changes.quarantine import Quarantines
@@ -170,7 +170,8 @@ class Parent:
         file = folder / "quarantine.json"
         self._quarantines = Quarantines(file, first_s=host.quarantine_s, trial_s=host.half_open_s)
         sources = Sources(host.plugin_index, tuple(host.plugin_links), host.plugin_offline)
-        return Coordinator(folder, self.serving, Installer(folder, sources), self._quarantines, host.contract_after_s)
+        times = Times(host.contract_after_s, host.retry_s)
+        return Coordinator(folder, self.serving, Installer(folder, sources), self._quarantines, times, self._settings)
 
     def _make_workers(self) -> Workers:
         launch = Launch(self._parts.worker_command, str(self._folder.path), (self._http.fileno(),))
@@ -179,7 +180,7 @@ class Parent:
             ended=self._on_end,
             retiring=self._ask_metrics,
             announce=_announce,
-            admits=self._coordinator.may_serve,
+            admits=lambda sequence, failing: self._coordinator.may_serve(sequence, is_failing=failing),
             changes=self._on_change,
             culprit=self._on_culprit,
             quarantined=lambda: [msgspec.to_builtins(one) for one in self._quarantines.known()],

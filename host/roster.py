@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NOTHING: Final = DesiredPlugins(0, "", ())
 DISABLED: Final = "disabled; `pk plugins enable` lets it serve again"
+TRIED_AGAIN: Final = "it is tried again by itself, and by `pk plugins enable`"
 PLUGINS_FOLDER: Final = "plugins"
 
 
@@ -64,6 +65,8 @@ class Roster:
         self._known: dict[str, Found] = dict(self._environment)
         self.settings = settings
         self.desired = NOTHING
+        self.is_failing = False
+        """Whether something that is desired could not be brought up the last time."""
         self.quarantines: Sequence[Quarantine] = ()
         """Those that are in force, and those of plugins that are on trial after theirs."""
 
@@ -233,6 +236,7 @@ class Roster:
         self._note_trials()
         await self.discard()
         await asyncio.gather(*ending)
+        self.is_failing = bool(failures)
         return failures
 
     def _look_up(self) -> dict[str, str]:
@@ -343,7 +347,7 @@ class Roster:
             await self._ready(generation)
         except ActivationFailed as error:
             if former is None:
-                self._trouble(found.id, "failed", str(error))
+                self._trouble(found.id, "failed", f"{error}; {TRIED_AGAIN}")
             return str(error)
         if former is not None:
             self._leaving[found.id] = asyncio.create_task(self._retire(former, None), name=f"retire:{former.key}")

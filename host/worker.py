@@ -27,6 +27,7 @@ from host.kernel import Kernel, Place
 from host.last_frames import frames_file, keep_frames
 from host.lifeline import end_with_parent
 from host.observe import install, sink
+from host.roster import Roster
 from host.runtime import cursor_key
 from host.stamps import FileStamps
 from host.startup import StartFailed, Startup, preload
@@ -152,7 +153,7 @@ class Worker:
         assert self._channel is not None, "opened before anything else"
         while roster is not None and not self._stopping.is_set():
             try:
-                told = await self._channel.request("ready", limit_s=READY_LIMIT_S, sequence=roster.desired.sequence)
+                told = await self._channel.request("ready", limit_s=READY_LIMIT_S, **_how_far(roster))
             except (ChannelClosed, ChannelFull, TimeoutError) as error:
                 raise StartFailed("the parent does not answer") from error
             if told.get("serve"):
@@ -222,6 +223,10 @@ class Worker:
         if self._startup is None or self._kernel is None or not self._kernel.is_ready:
             return {"status": 503, "body": {"detail": "the kernel is starting or stopping; try again"}}
         return await self._startup.control(fields)
+
+
+def _how_far(roster: Roster) -> dict[str, Any]:
+    return {"sequence": roster.desired.sequence, "failing": roster.is_failing}
 
 
 def make_kernel(start: WorkerStart, announce: Any) -> Kernel:

@@ -163,8 +163,8 @@ class Notices(Struct, frozen=True):
     """A worker is about to be drained: the last moment to ask it something."""
     announce: Callable[[str], None]
     """Text for the person who started the kernel."""
-    admits: Callable[[int], bool]
-    """Whether a worker that runs the plugins of this change may serve."""
+    admits: Callable[[int, bool], bool]
+    """Whether a worker that runs the plugins of this change may serve; whether some of them failed in it."""
     changes: Callable[[Fields], Awaitable[Fields]]
     """An operator wants a change of plugins; the reply."""
     culprit: Callable[[Blame], None]
@@ -397,7 +397,7 @@ class Workers:
 
     def _on_ready(self, worker: Worker, fields: Fields) -> Fields:
         """It has started; whether it may take requests. One that missed a change has to catch up first."""
-        serves = self._notices.admits(int(fields.get("sequence", 0)))
+        serves = self._notices.admits(int(fields.get("sequence", 0)), bool(fields.get("failing")))
         if serves and not worker.ready.done():
             worker.state, worker.heard = "ready", time.monotonic()
             worker.ready.set_result(None)

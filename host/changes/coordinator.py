@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from host.changes.findings import warnings_of
 from host.changes.orders import PLUGINS, Blame, Change, Order, Outcome, Reply
@@ -37,10 +38,20 @@ BLAME_LIMIT_S: Final = 5.0
 """For the process of a worker that is lost to end, so that it is known why."""
 TRIAL_LIMIT_S: Final = 20.0
 LOOK_EVERY_S: Final = 3_600.0
+RETRY_S_MAX: Final = 600.0
 WAITING_MAX: Final = 8
 """Changes that wait for the one under way; a further one is refused."""
 
 _log = PluginLog("host")
+
+
+class Times(Struct, frozen=True):
+    """What is done by itself, and after how long."""
+
+    contract_after_s: float = 86_400.0
+    """Migrations that no earlier version survives run when a version has served for this long."""
+    retry_s: float = 30.0
+    """A plugin that could not be brought up is tried again after this, then after twice as long, up to RETRY_S_MAX."""
 
 
 class Follower(Protocol):
@@ -78,13 +89,18 @@ class Coordinator:
         serving: Callable[[], Sequence[Follower]],
         preparing: Preparing,
         quarantines: Quarantines,
-        contract_after_s: float = 86_400.0,
+        times: Times = Times(),  # noqa: B008 - never changed
+        overrides: Mapping[str, Any] | None = None,
     ) -> None:
+        self._data_dir = folder.parent
+        self._overrides = overrides or {}
         self._store = Store(folder)
         self._serving = serving
         self._preparing = preparing
         self._quarantines = quarantines
-        self._contract_after_s = contract_after_s
+        self._times = times
+        self._pause_s: float | None = None
+        """Until what could not be brought up somewhere is tried again; None when there is nothing of that kind."""
         self._turn = asyncio.Lock()
         """Of one change."""
         self._hands = asyncio.Lock()
@@ -141,16 +157,20 @@ class Coordinator:
         while True:
             self._changed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._quarantines.next_change_s()):
+                async with asyncio.timeout(self._next_look_s()):
                     await self._changed.wait()
             await self._quietly(self._spread(), "workers could not be told of a quarantine")
+
+    def _next_look_s(self) -> float | None:
+        times = [one for one in (self._quarantines.next_change_s(), self._pause_s) if one is not None]
+        return min(times) if times else None
 
     async def _follow_time(self) -> None:
         """Migrations that no earlier version survives run when a version has served for long enough."""
         await self._quietly(self._resume(), "what an earlier kernel left undone could not be finished")
         while True:
             await self._quietly(self._contract(), "migrations whose time has come could not be run")
-            await asyncio.sleep(min(LOOK_EVERY_S, max(self._contract_after_s, 1.0)))
+            await asyncio.sleep(min(LOOK_EVERY_S, max(self._times.contract_after_s, 1.0)))
 
     def wake(self) -> None:
         """A quarantine has begun, or a worker has come that may not know of it."""
@@ -176,7 +196,7 @@ class Coordinator:
     async def _contract(self) -> None:
         async with self._alone():
             for plugin in (await self._read()).plugins:
-                if plugin.enabled and not plugin.leaving and _age_s(plugin) > self._contract_after_s:
+                if plugin.enabled and not plugin.leaving and _age_s(plugin) > self._times.contract_after_s:
                     ran = (
                         await self._order((await self._workers())[0], Order(step="contract", plugin_id=plugin.id))
                     ).ids
@@ -185,12 +205,15 @@ class Coordinator:
 
     async def _spread(self) -> None:
         """One worker after the other, so that a plugin that does it again stops one of them and not all."""
+        is_failing = False
         async with self._hands:
             for worker in self._serving():
                 try:
-                    await self._order(worker, self._converging())
+                    is_failing |= bool((await self._order(worker, self._converging())).failures)
                 except KernelError as error:
                     _log.warning("a worker could not follow a quarantine", worker=worker.index, why=error.detail)
+        pause_s = min(2 * self._pause_s, RETRY_S_MAX) if self._pause_s is not None else self._times.retry_s
+        self._pause_s = pause_s if is_failing else None
 
     def _converging(self) -> Order:
         return Order(step="converge", quarantined=self._quarantines.known())
@@ -316,8 +339,20 @@ class Coordinator:
         async with trying() as process:  # it loads the host's modules while the package is made
             package, warnings = await self._preparing.prepare(what, self._tell)
             self._tell(f"trying {package.plugin_id} {package.version} in a process of its own")
-            trial = await process.of(Path(package.folder), package.target, package.plugin_id, TRIAL_LIMIT_S)
+            trial = await process.of(
+                Path(package.folder),
+                package.target,
+                package.plugin_id,
+                TRIAL_LIMIT_S,
+                settings=self._settings_of(package.plugin_id),
+                data_dir=self._data_dir,
+            )
         return package, [*warnings, *warnings_of(package.plugin_id, trial.findings)]
+
+    def _settings_of(self, plugin_id: str) -> dict[str, Any]:
+        """What the command line of the kernel sets for it."""
+        prefix = f"{plugin_id}."
+        return {name.removeprefix(prefix): one for name, one in self._overrides.items() if name.startswith(prefix)}
 
     async def dependents(self, plugin_id: str) -> list[str]:
         """Active plugins that cannot serve without this one."""
@@ -331,8 +366,11 @@ class Coordinator:
 
     # ---------------------------------------------------------------------------------------- the workers
 
-    def may_serve(self, sequence: int) -> bool:
-        """Whether a worker that runs what this change left is up to date."""
+    def may_serve(self, sequence: int, *, is_failing: bool) -> bool:
+        """Whether a worker that runs what this change left is up to date. What fails in it is tried again later."""
+        if is_failing and self._pause_s is None:
+            self._pause_s = self._times.retry_s
+            self.wake()
         self.sequence = max(self.sequence, sequence)
         return sequence >= self.sequence
 

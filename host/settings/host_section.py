@@ -42,6 +42,13 @@ class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
         list[str], setting("Folders (or pages) of wheels that plugins may come from, beside the index.")
     ] = []
     plugin_offline: Annotated[bool, setting("Take plugins from host.plugin_links alone and ask no index.")] = False
+    retry_s: Annotated[
+        float,
+        Meta(ge=0.1, le=600),
+        setting(
+            "Seconds after which a plugin that could not be brought up is tried again; then twice as long, and so on."
+        ),
+    ] = 30.0
     contract_after_s: Annotated[
         float,
         Meta(ge=0),

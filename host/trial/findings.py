@@ -56,6 +56,9 @@ class Request(Struct, frozen=True):
     limit_s: float = 20.0
     settings: dict[str, Any] = {}
     """Values of the plugin's section, over those of the environment."""
+    data_dir: str | None = None
+    """A kernel's data folder: its `pk.toml`, and that of the folder the kernel was started in, count as they do for it."""
+    cwd: str | None = None
 
 
 class Report(Struct, frozen=True, omit_defaults=True):

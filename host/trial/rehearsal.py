@@ -156,12 +156,16 @@ class Rehearsal:
             self._find("settings_invalid", f"Settings is {declared!r}, which is no Struct", (str(module.__file__), 0))
             raise _Stop
         overrides = {f"{area}.{name}": value for name, value in self._request.settings.items()}
-        loaded = read({area: declared}, data_dir=self._place, cwd=self._place, overrides=overrides, others=ANY_SECTION)
+        data_dir, cwd = self._folder_of(self._request.data_dir), self._folder_of(self._request.cwd)
+        loaded = read({area: declared}, data_dir=data_dir, cwd=cwd, overrides=overrides, others=ANY_SECTION)
         problems = [problem.text for problem in loaded.problems if problem.section == area]
         if problems:
             self._find("settings_unset", "\n".join(problems))
             raise _Stop
         return loaded.find(area)
+
+    def _folder_of(self, told: str | None) -> Path:
+        return self._place if told is None else Path(told)
 
     def _add_hooks(self, kernel: Kernel, generation: Generation) -> None:
         try:

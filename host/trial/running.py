@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from host.finding import Finding
 from host.trial.findings import FRAMES_NAME, PHASES, Report, Request, Trial, finding
@@ -74,14 +75,18 @@ class Trying:
         limit_s: float = LIMIT_S,
         names: Collection[str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        data_dir: Path | None = None,
     ) -> Trial:
         """Register a package once; what it found, `hangs` and `crashes` included. For one package only.
 
-        `names` as in `host.loader.load`; `settings` are values of the plugin's section, over those of the environment.
+        `names` as in `host.loader.load`; `settings` are values of the plugin's section, over those of the environment and,
+        with the `data_dir` of a kernel that was started in this folder, over those of its `pk.toml`.
         Ends at most `limit_s` after the package's first line ran; then the process does nothing any more.
         """
         named = list(names) if names is not None else None
         request = Request(str(folder), target, plugin_id, named, limit_s, dict(settings or {}))
+        if data_dir is not None:
+            request = replace(request, data_dir=str(data_dir), cwd=str(Path.cwd()))
         has_hung = not await self._process.watch(request)
         await self._process.end()
         return self._process.heard.trial or _lost(request, self._process, has_hung=has_hung)
