@@ -47,6 +47,16 @@ class HookTable:
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
 
+    def names_used(self, name: str) -> list[str]:
+        """The hooks that a generation implements, and `hook.argument` for each argument that it takes."""
+        plugin = self._manager.get_plugin(name)
+        found: list[str] = []
+        for caller in self._manager.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin:
+                    found += [caller.name, *(f"{caller.name}.{argument}" for argument in implementation.argnames)]
+        return found
+
     def find(self, name: str, hook: str) -> Callable[..., Any] | None:
         """The implementation of one hook by one generation, taking keyword arguments; those it does not name are dropped."""
         plugin = self._manager.get_plugin(name)

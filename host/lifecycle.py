@@ -13,6 +13,7 @@ from host.hooks import HookFailed
 from host.kernel import Kernel
 from host.registrar import HostRegistrar
 from host.services import capability_of
+from plugin_api.deprecations import DEPRECATIONS, Deprecation, deprecated
 from plugin_api.errors import KernelError
 from plugin_api.hooks import Health
 from plugin_api.limits import DRAIN_DEADLINE_S, ENABLE_DEADLINE_S, HOOK_DEADLINE_S
@@ -46,9 +47,12 @@ class MigrationRunner(Protocol):
 class Lifecycle:
     """Activates and deactivates plugins in one process, one change at a time."""
 
-    def __init__(self, kernel: Kernel, migrate: MigrationRunner) -> None:
+    def __init__(
+        self, kernel: Kernel, migrate: MigrationRunner, announced: Sequence[Deprecation] = DEPRECATIONS
+    ) -> None:
         self._kernel = kernel
         self._migrate = migrate
+        self._announced = announced
 
     async def activate(self, found: Found, plugin: object, settings: Any) -> Generation:
         """Stage and publish one plugin, and let its former generation leave.
@@ -132,6 +136,8 @@ class Lifecycle:
 
     async def _configure(self, generation: Generation, settings: Any) -> None:
         self._kernel.hooks.add(generation.key, generation.plugin)
+        for entry in deprecated(self._kernel.hooks.names_used(generation.key), self._announced):
+            self._kernel.log.warning("a plugin uses what is deprecated", plugin=generation.plugin_id, what=entry.told)
         await self._hook(generation, "configure", "pk_configure", HOOK_DEADLINE_S, settings=settings)
 
     async def _register(self, generation: Generation, settings: Any) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NOTHING: Final = DesiredPlugins(0, "", ())
 DISABLED: Final = "disabled; `pk plugins enable` lets it serve again"
+BY_SETTING: Final = "switched off by the setting host.disabled"
 TRIED_AGAIN: Final = "it is tried again by itself, and by `pk plugins enable`"
 PLUGINS_FOLDER: Final = "plugins"
 
@@ -166,6 +167,8 @@ class Roster:
     def _check_needs(self, found: Found) -> None:
         if found.problem is not None:
             raise InvalidRequest(f"{found.id}: {found.problem}", code="plugin_failed")
+        if found.id in self._process.disabled:
+            raise Conflict(f"{found.id} is {BY_SETTING}; take it out there and restart", code="switched_off")
         now = self._resolve({found.id: found})
         if found.id in now.blocked:
             raise Conflict(now.blocked[found.id], code="needs_unmet")
@@ -305,7 +308,7 @@ class Roster:
             if plugin_id in self._known and plugin_id not in off:
                 self._trouble(plugin_id, "quarantined", _told(held[plugin_id]))
             elif plugin_id in self._known:
-                self._trouble(plugin_id, "stopped", DISABLED)
+                self._trouble(plugin_id, "stopped", BY_SETTING if plugin_id in self._process.disabled else DISABLED)
 
     def _note_trials(self) -> None:
         """Mark those that serve again after a quarantine, until they have done so for long enough."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import Struct
@@ -12,8 +13,10 @@ from msgspec import Struct
 from host.generations import Generation
 from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle
+from host.observe import sink
 from plugin_api import Call, Registrar, ServiceKey, errors, hookimpl, operation
 from plugin_api.call import Actor
+from plugin_api.deprecations import Deprecation
 from plugin_api.hooks import Health
 from plugin_api.manifest import Manifest
 from plugin_api.pipeline import PipelineSlots, Tenant
@@ -283,3 +286,16 @@ def a_tenant() -> Any:
     from plugin_api.ids import uuid7
 
     return uuid7()
+
+
+async def test_who_uses_what_is_deprecated_is_named(
+    bare_kernel: Kernel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = {"since": "1.4", "removed_in": "2.0", "date": "2027-06-30", "replacement": "do without it"}
+    announced = [Deprecation(name, **told) for name in ("pk_configure.settings", "pk_demo", "pk_drain")]
+    lifecycle = Lifecycle(bare_kernel, migrate, announced)
+    await lifecycle.activate(cast("Any", Found("acme.word", tmp_path)), speaker("hello"), None)
+    sink.flush()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "deprecated" in line]
+
+    assert [(line["plugin"], line["what"].split(" ")[0]) for line in lines] == [("acme.word", "pk_configure.settings")]
