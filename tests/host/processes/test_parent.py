@@ -412,6 +412,15 @@ def test_a_parent_that_was_stopped_for_a_while_kills_nobody(make_kernel: MakeKer
     assert kernel.run_file()["workers"] == before
 
 
+def test_a_plugin_that_ends_every_worker_does_not_keep_the_kernel_from_starting(make_kernel: MakeKernel) -> None:
+    kernel = make_kernel(**NO_SERVERS, workers=2, settings={"test.mode": "poisoned"}).start()
+    (held,) = kernel.get("control", "/doctor")[1]["arguments"]["quarantined"]
+
+    assert (held["plugin"], held["times"]) == ("acme.crm", 1)
+    assert held["reason"] == "a worker ended with exit status 3 while it was brought up"
+    assert is_ready(kernel)
+
+
 def test_a_replacement_that_fails_is_tried_again(make_kernel: MakeKernel) -> None:
     kernel = make_kernel(**NO_SERVERS).start()
     (kernel.data / "mode").write_text("die")

@@ -51,7 +51,8 @@ class FakeWorker:
             self.channel.send("failed", text="the fake worker was told to fail")
             await self.stopping.wait()
             return 1
-        if mode == "die":
+        if mode == "die" or (mode == "poisoned" and not self.arguments["quarantined"]):
+            self.channel.send_from_thread("loading", plugin="" if mode == "die" else "acme.crm")
             os._exit(3)
         server = await self.serve() if mode != "silent" else None
         await self.stopping.wait()
