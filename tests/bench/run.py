@@ -141,12 +141,36 @@ async def start() -> list[Figure]:
     return await first_and_warm()
 
 
+async def plugin_install() -> list[Figure]:
+    """How long an operator waits for a plugin."""
+    from plugins import install
+
+    return [await install()]
+
+
+async def plugin_swap_bytes() -> list[Figure]:
+    """What a worker keeps of each version that has gone."""
+    from plugins import swap_bytes
+
+    return [await swap_bytes()]
+
+
+async def plugin_storm() -> list[Figure]:
+    """What callers lose while a plugin changes."""
+    from plugins import storm
+
+    return [await storm()]
+
+
 FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "pipeline": pipeline,
     "routes": routes,
     "inprocess": inprocess,
     "transaction": transaction,
     "start": start,
+    "plugin_install": plugin_install,
+    "plugin_swap_bytes": plugin_swap_bytes,
+    "plugin_storm": plugin_storm,
 }
 
 
