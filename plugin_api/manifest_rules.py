@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -61,7 +62,13 @@ def read_toml(text: str) -> tuple[dict[str, Any], Finding | None]:
 
 def check_shape(content: Mapping[str, Any], type_: Any) -> list[Finding]:
     """Everything that is unknown, missing or of the wrong form."""
-    return list(_check(content, inspect.type_info(type_), (), ""))
+    return list(_check(content, _shape_of(type_), (), ""))
+
+
+@cache
+def _shape_of(type_: Any) -> inspect.Type:
+    """The shape of one of our own types: there are few, and a worker reads manifests with each change of a plugin."""
+    return inspect.type_info(type_)
 
 
 def _check(value: Any, kind: inspect.Type, path: Path, legal: str) -> Iterator[Finding]:
