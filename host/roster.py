@@ -136,7 +136,7 @@ class Roster:
         try:
             generation = await self._bring_up(found)
         except ActivationFailed as error:
-            raise InvalidRequest(str(error), code="plugin_failed") from error
+            raise InvalidRequest(f"{error}; correct it, everything is as it was", code="plugin_failed") from error
         self._staged[plugin.id] = generation
         return generation
 

@@ -234,7 +234,7 @@ class Coordinator:
     async def _carry_out(self, plan: Plan) -> Outcome:
         async with self._hands:
             if plan.stage is not None:
-                await self._stage(plan.stage)
+                await self._stage(plan.stage, is_first=plan.is_first)
             self._tell("writing it down")
             await self._write(plan.desired.sequence, plan.put, plan.drop)
             if plan.lifts:
@@ -254,7 +254,7 @@ class Coordinator:
         told = f"{held.plugin} is quarantined: {held.reason}; correct it and upgrade, or go back to the version before"
         return msgspec.structs.replace(outcome, warnings=[*outcome.warnings, told])
 
-    async def _stage(self, plugin: DesiredPlugin) -> None:
+    async def _stage(self, plugin: DesiredPlugin, *, is_first: bool) -> None:
         """Bring it up on one worker, then on the others; one that cannot takes it back everywhere."""
         self._tell(f"bringing up {plugin.id} {plugin.version}")
         order = Order(step="stage", plugin=plugin)
@@ -265,7 +265,13 @@ class Coordinator:
         except BaseException as error:
             why = error.detail if isinstance(error, KernelError) else "it was cut off"
             await self._everywhere(Order(step="discard", failed={plugin.id: f"{plugin.version}: {why}"}))
+            if is_first and isinstance(error, KernelError):
+                await self._quietly(self._forget(plugin.id), "what a failed plugin made in the database stays there")
             raise
+
+    async def _forget(self, plugin_id: str) -> None:
+        """Nothing of it was there before, and an author who corrects it may change its migrations too."""
+        await self._order((await self._workers())[0], Order(step="dispose", plugin_id=plugin_id, data="purge"))
 
     async def _write(self, expected: int, put: Sequence[DesiredPlugin], drop: Sequence[str]) -> DesiredPlugins:
         """Write down what is desired. When the worker that does so is lost, the next one is asked whether it was done."""

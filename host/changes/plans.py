@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -45,6 +46,8 @@ class Plan:
     """Nothing is to do: it is so already."""
     stage: DesiredPlugin | None = None
     """What to bring up on every worker before anything is written."""
+    is_first: bool = False
+    """There is nothing of it in the database: should it fail, what it has made there goes with it."""
     put: Sequence[DesiredPlugin] = ()
     drop: Sequence[str] = ()
     uninstall: Mapping[str, Data] = field(default_factory=dict)
@@ -107,7 +110,9 @@ async def _install(change: Change, desired: DesiredPlugins, asked: Asked) -> Pla
     package, warnings = await asked.prepare(change.what)
     present = _find(desired, package.plugin_id)
     if present is None:
-        return _new(desired, package, warnings, None, "install")
+        there = await asked.survey(package.plugin_id)
+        made = _new(desired, package, warnings, None, "install")
+        return dataclasses.replace(made, is_first=not there.get("tables") and "environment" not in there)
     if present.digest == package.digest and present.enabled and not present.leaving:
         return _same(desired, present, "install")
     if present.leaving:

@@ -180,3 +180,12 @@ async def test_who_is_not_there_or_comes_with_the_kernel_is_not_changed(verb: st
         await plan(verb, None, plugin_id="kernel.iam")
 
     assert (unknown.value.code, ours.value.code) == ("unknown_plugin", "kernel_plugin")
+
+
+@pytest.mark.parametrize(
+    ("known", "is_first"), [({}, True), ({"tables": {"leads": 3}}, False), ({"environment": desired(digest="")}, False)]
+)
+async def test_what_is_in_the_database_already_outlives_a_failed_installation(
+    known: dict[str, Any], is_first: bool
+) -> None:
+    assert (await plan("install", None, Around(known=known), what="x")).is_first is is_first
