@@ -53,7 +53,7 @@ bench: setup ## Print ratios against references (ONLY=name for one figure)
 	$(BIN)/python tests/bench/run.py $(ONLY)
 
 soak: setup ## Run the long counts of kills, races and swaps
-	PK_SOAK=1 $(BIN)/python -m pytest -m "soak or not soak" tests/journeys tests/wall tests/plugins/test_storm.py
+	PK_SOAK=1 $(BIN)/python -m pytest -m "soak or not soak" tests/journeys tests/wall tests/plugins
 
 lock: setup ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -280,7 +280,8 @@ class Parent:
         self._http.close()  # each worker has its own copy until it has taken what waits there
         hurry = asyncio.create_task(self._hurry())
         try:
-            ending = [task for task in (self._reloading, self._following, *self._changing) if task is not None]
+            under_way: list[asyncio.Task[Any] | None] = [self._reloading, self._following, *self._changing]
+            ending = [task for task in under_way if task is not None]
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
