@@ -109,8 +109,8 @@ async def until_state(kernel: KernelProcess, recipe: Recipe, state: str) -> dict
         listed = (await states(kernel)).get(recipe.plugin_id)
         return listed if listed and [one["state"] for one in listed["workers"]] == [state] * 2 else None
 
-    found = await until(seen, f"{recipe.plugin_id} is {state} in both workers", LIMIT_S)
-    return dict(found)
+    found: dict[str, Any] | None = await until(seen, f"{recipe.plugin_id} is {state} in both workers", LIMIT_S)
+    return found or {}
 
 
 def quarantined(kernel: KernelProcess, recipe: Recipe) -> dict[str, Any]:
