@@ -193,6 +193,7 @@ _NETWORK: Final = re.compile(
     r"|timed out|Timeout|ProxyError|SSLError|Network is unreachable|\b(401|403|407|429|5\d\d) (Client|Server) Error"
     r"|HTTP error"
 )
+_BROKEN: Final = re.compile(r"Failed to establish a new connection: (?P<why>\[Errno -?\d+\] [^'\")]+)")
 _UNKNOWN: Final = re.compile(r"No matching distribution found|Could not find a version")
 _HASHES: Final = re.compile(r"DO NOT MATCH THE HASHES|HashMismatch|Hashes are required")
 _BUILD: Final = re.compile(
@@ -218,7 +219,10 @@ def explain(output: str, about: str, place: Path) -> KernelError:
         return InvalidRequest(said, code="package_damaged")
     if _BUILD.search(output):
         return build_failed(about, output)
-    return Unavailable(f"{about}: the index cannot be used: {told}", code="index_unavailable", retry_after_s=30)
+    causes = {found["why"]: None for found in _BROKEN.finditer(output)}
+    said = f"{about}: the index cannot be used: {'; '.join([*causes, told])}"
+    remedy = "see that it answers and that host.plugin_index names it, or give the wheel itself"
+    return Unavailable(f"{said}; {remedy}", code="index_unavailable", retry_after_s=30)
 
 
 def build_failed(about: str, output: str) -> InvalidRequest:

@@ -159,7 +159,6 @@ async def test_poison_is_refused_and_nobody_notices(
     assert statuses.keys() == {200}
     assert await known(kernel, operator) == before
     assert (await tenant.owner.get(recipe.route)).status == 404
-    print(name, refused.json["detail"])
 
 
 async def test_a_corrected_version_is_installed_after_one_that_failed(
