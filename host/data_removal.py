@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -38,6 +39,8 @@ async def dispose(kernel: Kernel, plugin_id: str, data: Data) -> dict[str, Any]:
     told: dict[str, Any] = {"tables": dict(await migrator.tables(schema))}
     if data == "export" and told["tables"]:
         folder = _export_folder(kernel.data_folder, plugin_id)
+        for draft in folder.parent.glob(f".{plugin_id}-*"):
+            shutil.rmtree(draft, ignore_errors=True)  # of a try that was cut off
         told["files"] = await migrator.export(schema, folder)
         told["folder"] = str(folder)
     await migrator.purge(schema)
@@ -45,8 +48,10 @@ async def dispose(kernel: Kernel, plugin_id: str, data: Data) -> dict[str, Any]:
 
 
 def _export_folder(data_folder: Path, plugin_id: str) -> Path:
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return data_folder / EXPORTS_FOLDER / f"{plugin_id}-{stamp}"
+    """One that is not there yet: a removal that was cut off may have made one in the same second."""
+    now_ms = time.time_ns() // 1_000_000
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ms // 1_000))
+    return data_folder / EXPORTS_FOLDER / f"{plugin_id}-{stamp}.{now_ms % 1_000:03d}Z"
 
 
 def _migrator(kernel: Kernel) -> Migrator:

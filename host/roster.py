@@ -133,9 +133,13 @@ class Roster:
         await self._gone(plugin.id)
         found = self._package(plugin)
         self._check_needs(found)
+        before = self._kernel.troubles.get(plugin.id)
         try:
             generation = await self._bring_up(found)
         except ActivationFailed as error:
+            self._kernel.troubles.pop(plugin.id, None)  # it is what it was, not what was tried
+            if before is not None:
+                self._kernel.troubles[plugin.id] = before
             raise InvalidRequest(f"{error}; correct it, everything is as it was", code="plugin_failed") from error
         self._staged[plugin.id] = generation
         return generation

@@ -38,6 +38,8 @@ BLAME_LIMIT_S: Final = 5.0
 """For the process of a worker that is lost to end, so that it is known why."""
 TRIAL_LIMIT_S: Final = 20.0
 LOOK_EVERY_S: Final = 3_600.0
+AGAIN_S: Final = 10.0
+"""After a removal that could not be finished."""
 RETRY_S_MAX: Final = 600.0
 WAITING_MAX: Final = 8
 """Changes that wait for the one under way; a further one is refused."""
@@ -109,6 +111,8 @@ class Coordinator:
         """What is desired, as far as is known; None when a commit's outcome is not."""
         self._waiting = 0
         self._changed = asyncio.Event()
+        self._undone = asyncio.Event()
+        """A removal was cut off past the point of no return."""
         self.sequence = 0
         """Of the last change that is known to be written down. A worker that is behind may not serve."""
         self.doing = ""
@@ -166,31 +170,37 @@ class Coordinator:
         return min(times) if times else None
 
     async def _follow_time(self) -> None:
-        """Migrations that no earlier version survives run when a version has served for long enough."""
-        await self._quietly(self._resume(), "what an earlier kernel left undone could not be finished")
+        """Removals that were cut off are finished; migrations that no earlier version survives run when a version has served
+        for long enough."""
         while True:
+            self._undone.clear()
+            is_done = await self._quietly(self._resume(), "a removal that was cut off could not be finished")
             await self._quietly(self._contract(), "migrations whose time has come could not be run")
-            await asyncio.sleep(min(LOOK_EVERY_S, max(self._times.contract_after_s, 1.0)))
+            look_s = min(LOOK_EVERY_S, max(self._times.contract_after_s, 1.0)) if is_done else AGAIN_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(look_s):
+                    await self._undone.wait()
 
     def wake(self) -> None:
         """A quarantine has begun, or a worker has come that may not know of it."""
         self._changed.set()
 
-    async def _quietly(self, work: Coroutine[Any, Any, None], failing: str) -> None:
+    async def _quietly(self, work: Coroutine[Any, Any, None], failing: str) -> bool:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - the next time may go well
             _log.error(
                 failing, why=error.detail if isinstance(error, KernelError) else f"{type(error).__name__}: {error}"
             )
+            return False
+        return True
 
     async def _resume(self) -> None:
         async with self._alone():
-            desired = await self._read()
-            for plugin in desired.plugins:
+            for plugin in (await self._read()).plugins:
                 if plugin.leaving:
                     change = Change(verb="remove", plugin_id=plugin.id, data=plugin.leaving)
-                    await self._carry_out(await plan_of(change, desired, self))
+                    await self._carry_out(await plan_of(change, await self._read(), self))
             await self._sweep(await self._read())
 
     async def _contract(self) -> None:
@@ -276,23 +286,15 @@ class Coordinator:
     async def _write(self, expected: int, put: Sequence[DesiredPlugin], drop: Sequence[str]) -> DesiredPlugins:
         """Write down what is desired. When the worker that does so is lost, the next one is asked whether it was done."""
         order = Order(step="commit", change_id=str(uuid7()), expected=expected, put=list(put), drop=list(drop))
-        until = time.monotonic() + COMMIT_LIMIT_S
         before, self._desired = self._desired, None
-        while True:
-            try:
-                desired = _desired(await self._order((await self._workers())[0], order))
-            except Unavailable as error:
-                if time.monotonic() > until:
-                    told = (
-                        f"it is not known whether the change was written down ({error.detail}); see `pk plugins list`"
-                    )
-                    raise Unavailable(told, code="outcome_unknown") from error
-                await asyncio.sleep(0.2)
-            except KernelError:
-                self._desired = before
-                raise
-            else:
-                return self._learn(desired)
+        try:
+            return self._learn(_desired(await self._anyone(order, insist=True)))
+        except Unavailable as error:
+            told = f"it is not known whether the change was written down ({error.detail}); see `pk plugins list`"
+            raise Unavailable(told, code="outcome_unknown") from error
+        except KernelError:
+            self._desired = before
+            raise
 
     def _learn(self, desired: DesiredPlugins) -> DesiredPlugins:
         self._desired, self.sequence = desired, max(self.sequence, desired.sequence)
@@ -326,10 +328,13 @@ class Coordinator:
     async def _finish_removal(self, plan: Plan) -> Outcome:
         """Nothing of it runs any more: do with its data what was asked, and forget it."""
         self._tell(f"removing the data of {plan.plugin_id}" if plan.leaving != "keep" else "clearing away")
-        worker = (await self._workers())[0]
         order = Order(step="dispose", plugin_id=plan.plugin_id, data=plan.leaving or "keep")
-        removed = (await self._order(worker, order, DISPOSE_LIMIT_S)).survey
-        await self._write(self.sequence, (), [plan.plugin_id])
+        try:
+            removed = (await self._anyone(order, DISPOSE_LIMIT_S, insist=True)).survey
+            await self._write(self.sequence, (), [plan.plugin_id])
+        except BaseException:
+            self._undone.set()
+            raise
         await self._everywhere(self._converging())
         return msgspec.structs.replace(plan.outcome, removed={**plan.outcome.removed, **removed})
 
@@ -362,13 +367,11 @@ class Coordinator:
 
     async def dependents(self, plugin_id: str) -> list[str]:
         """Active plugins that cannot serve without this one."""
-        worker = (await self._workers())[0]
-        return (await self._order(worker, Order(step="dependents", plugin_id=plugin_id))).ids
+        return (await self._anyone(Order(step="dependents", plugin_id=plugin_id))).ids
 
     async def survey(self, plugin_id: str) -> dict[str, Any]:
         """What there is of a plugin in the database and the API."""
-        worker = (await self._workers())[0]
-        return (await self._order(worker, Order(step="survey", plugin_id=plugin_id))).survey
+        return (await self._anyone(Order(step="survey", plugin_id=plugin_id))).survey
 
     # ---------------------------------------------------------------------------------------- the workers
 
@@ -381,7 +384,7 @@ class Coordinator:
         return sequence >= self.sequence
 
     async def _read(self) -> DesiredPlugins:
-        return self._learn(_desired(await self._order((await self._workers())[0], Order(step="read"))))
+        return self._learn(_desired(await self._anyone(Order(step="read"))))
 
     async def _workers(self) -> Sequence[Follower]:
         """Those that serve; waits a while for one where none does."""
@@ -399,6 +402,20 @@ class Coordinator:
         ):
             if isinstance(done, KernelError):
                 _log.warning("a worker could not carry out an order", step=order.step, why=done.detail)
+
+    async def _anyone(self, order: Order, limit_s: float = STEP_LIMIT_S, *, insist: bool = False) -> Reply:
+        """Let some worker carry out what may be repeated: when it is lost another one, for COMMIT_LIMIT_S.
+
+        With `insist` also again when it could not do so now: what has begun is to be finished.
+        """
+        until = time.monotonic() + COMMIT_LIMIT_S
+        while True:
+            try:
+                return await self._order((await self._workers())[0], order, limit_s)
+            except Unavailable as error:
+                if time.monotonic() > until or not (insist or error.code == "worker_lost"):
+                    raise
+                await asyncio.sleep(0.2)
 
     async def _order(self, worker: Follower, order: Order, limit_s: float = STEP_LIMIT_S) -> Reply:
         try:
