@@ -296,9 +296,9 @@ async def _doctor(source: Answering, _: Question) -> Document:
 def _plugin_check(state: PluginState, health: Mapping[str, Any] | None) -> Check:
     name = f"plugin {state.id}"
     seen = f"{state.state}, version {state.version}, generation {state.generation}"
-    if state.state == "active":
+    if state.state in ("active", "half_open"):
         if health is None or health.get("ok", True):
-            return Check(name, "ok", seen)
+            return Check(name, "ok", f"{seen}, {state.reason}" if state.state == "half_open" else seen)
         return Check(name, "fail", f"{seen}, not well: {health.get('detail')}", "see the kernel's log")
     if state.state == "stopped":
         return Check(name, "ok", state.reason or "stopped")

@@ -68,9 +68,9 @@ class Expiry:
             self._task.uncancel()
 
     def translate(self, error: asyncio.CancelledError) -> BaseException:
-        """DeadlinePassed when the cancellation is ours, else the cancellation itself."""
+        """DeadlinePassed when the cancellation is ours, KernelBug when nobody asked for one, else the cancellation itself."""
         if not self._fired:
-            return error
+            return error if self._task.cancelling() else KernelBug("an operation raised CancelledError by itself")
         self._fired = False
         if self._task.uncancel() > 0:
             return error

@@ -215,6 +215,8 @@ def compile_invoke(
             return await run(call, request)
         except asyncio.CancelledError as error:
             raise expiry.translate(error) from None
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise as_kernel_error(error) from error  # past here it would end the process
         finally:
             expiry.stop()
             generation.leave()

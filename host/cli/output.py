@@ -23,6 +23,7 @@ STYLES: Final[Mapping[str, str]] = {
     "pending": "yellow",
     "starting": "yellow",
     "draining": "yellow",
+    "half_open": "yellow",
     "default": "dim",
     "fail": "bold red",
     "failed": "bold red",

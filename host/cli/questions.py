@@ -69,7 +69,7 @@ def _plugin_row(one: Document) -> tuple[str, ...]:
         str(one["version"]),
         str(one["state"]),
         "/".join(str(each["generation"]) for each in one.get("workers") or (one,)) if one["generation"] else "-",
-        seconds(one.get("uptime_s")) if one["state"] == "active" else "-",
+        seconds(one.get("uptime_s")) if one["state"] in ("active", "half_open") else "-",
         str(one.get("reason") or one.get("summary") or ""),
     )
 

@@ -72,6 +72,7 @@ class Poison:
 
     said: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    is_slow: bool = False
 
 
 POISONS = {
@@ -107,6 +108,12 @@ POISONS = {
         "pk_enable", {"hooks": hook("pk_enable", "import asyncio", "raise asyncio.CancelledError")}
     ),
     "interrupts in pk_enable": Poison("KeyboardInterrupt", {"hooks": hook("pk_enable", "raise KeyboardInterrupt")}),
+    "spins in pk_register": Poison(
+        "pk_register did not end within 20 s", {"register": "while True: pass"}, is_slow=True
+    ),
+    "waits in pk_register": Poison(
+        "pk_register did not end within 20 s", {"register": "import threading; threading.Event().wait()"}, is_slow=True
+    ),
     "migrates half way": Poison("no_such_type", {"files": migrations(TABLE, BROKEN_TABLE)}),
 }
 
@@ -144,7 +151,9 @@ async def install(operator: Person, wheel: Path, verb: str = "") -> Answer:
     return await operator.request("POST", f"/api/v1/plugins{verb}", body=wheel.read_bytes(), headers=OCTETS)
 
 
-@pytest.mark.parametrize("name", POISONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.soak] if one.is_slow else []) for name, one in POISONS.items()]
+)
 async def test_poison_is_refused_and_nobody_notices(
     kernel: KernelProcess, tenant: Tenant, operator: Person, neighbour: Recipe, tmp_path: Path, name: str
 ) -> None:
@@ -173,3 +182,27 @@ async def test_a_corrected_version_is_installed_after_one_that_failed(
     told = (await operator.delete(f"/api/v1/plugins/{broken.plugin_id}?data=purge")).expect(200)
 
     assert list(told["removed"]["tables"]) == ["letters"]
+
+
+ENDS = '''
+    @operation("GET /ends", permission="word.read")
+    async def ends(self, call: Call, request: Ask) -> Said:
+        """End whatever runs it."""
+        raise (SystemExit, KeyboardInterrupt, asyncio.CancelledError)[request.ms]
+'''
+ENDING_TASK = """registrar.task("ends", self.end)"""
+END = "    async def end(self):\n        raise SystemExit\n"
+
+
+async def test_what_ends_a_process_ends_only_the_call(
+    kernel: KernelProcess, tenant: Tenant, operator: Person, tmp_path: Path
+) -> None:
+    recipe = Recipe("acme.ends", more=ENDS, register=ENDING_TASK, hooks=END)
+    (await install(operator, recipe.wheel(tmp_path))).expect(201)
+    before = kernel.pids()["worker0"]
+    answers = [await tenant.owner.get(recipe.route.replace("/word", f"/ends?ms={number}")) for number in range(3)]
+
+    assert [answer.status for answer in answers] == [500] * 3
+    assert (await tenant.owner.get(recipe.route)).expect(200)
+    assert kernel.pids()["worker0"] == before
+    (await operator.delete(f"/api/v1/plugins/{recipe.plugin_id}")).expect(200)
