@@ -31,6 +31,12 @@ def keep_frames(file: Path) -> None:
     faulthandler.register(ASKED_BY, descriptor, all_threads=True)
 
 
+def forget_frames(data_folder: Path) -> None:
+    """Remove what workers of an earlier kernel left, which was killed before it could."""
+    for file in (data_folder / "run").glob("frames-*"):
+        file.unlink(missing_ok=True)
+
+
 def read_frames(file: Path) -> list[str]:
     """The places that were running, innermost first, as `file:line function`; nothing when none were written.
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from host.changes.orders import CHANGE, Blame
 from host.channel import Channel, ChannelClosed, ChannelFull, Fields
 from host.children import WORKER, Backoff, Register, show_status
-from host.last_frames import ASKED_BY, frames_file, read_frames
+from host.last_frames import ASKED_BY, forget_frames, frames_file, read_frames
 from host.observe import PluginLog
 from host.store.packages import stored_place
 from plugin_api.servers import StartRefused
@@ -235,6 +235,7 @@ class Workers:
         Raises:
             StartRefused: one cannot be started.
         """
+        forget_frames(Path(self._launch.data_dir))
         self.keepers.append(asyncio.create_task(self._watch_heartbeats(), name="watch-heartbeats"))
         try:
             for slot in self._slots:

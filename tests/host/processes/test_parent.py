@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 import pytest
 
+from host.last_frames import frames_file
 from host.processes import Identity, identify, is_running
 
 if TYPE_CHECKING:
@@ -413,11 +414,16 @@ def test_a_parent_that_was_stopped_for_a_while_kills_nobody(make_kernel: MakeKer
 
 
 def test_a_plugin_that_ends_every_worker_does_not_keep_the_kernel_from_starting(make_kernel: MakeKernel) -> None:
-    kernel = make_kernel(**NO_SERVERS, workers=2, settings={"test.mode": "poisoned"}).start()
+    kernel = make_kernel(**NO_SERVERS, workers=2, settings={"test.mode": "poisoned"})
+    left = frames_file(kernel.data, 1)
+    left.parent.mkdir(parents=True)
+    left.touch()
+    kernel.start()
     (held,) = kernel.get("control", "/doctor")[1]["arguments"]["quarantined"]
 
     assert (held["plugin"], held["times"]) == ("acme.crm", 1)
     assert held["reason"] == "a worker ended with exit status 3 while it was brought up"
+    assert not left.exists()
     assert is_ready(kernel)
 
 
