@@ -591,3 +591,4 @@ async def test_what_could_not_be_brought_up_is_listed_as_before(
     listed = (await plugins_of(kernel))[recipe.plugin_id]
     assert listed["state"] == "stopped"
     assert "no licence" in listed["last_error"]
+    await run_pk(kernel, "plugins", "remove", recipe.plugin_id)
