@@ -9,13 +9,14 @@ import itertools
 import json
 import sys
 import zipfile
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from host.control_client import ask
 from plugin_api.testing import Answer, Client, KernelProcess
 
 COMMAND_LIMIT_S = 180.0
@@ -173,6 +174,20 @@ async def run_pk(kernel: KernelProcess, *words: object, status: int | None = 0) 
 def pk() -> Pk:
     """The command line."""
     return run_pk
+
+
+@pytest.fixture(autouse=True)
+def no_plugin_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernel that all tests share is left as it was: whoever asks it next meets no plugin of another test."""
+    if "kernel" not in request.fixturenames:
+        yield
+        return
+    kernel: KernelProcess = request.getfixturevalue("kernel")
+    yield
+    installed = ask(kernel.data_dir, "GET", "/plugins")["items"]
+    for plugin_id in [one["id"] for one in installed if not one["id"].startswith("kernel.")]:
+        removal = {"verb": "remove", "plugin_id": plugin_id, "data": "purge", "cascade": True}
+        ask(kernel.data_dir, "POST", "/plugins", removal, limit_s=COMMAND_LIMIT_S)
 
 
 class Plant(Protocol):
