@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from msgspec import convert
+from msgspec import ValidationError, convert
 from msgspec.structs import replace
 from packaging.version import InvalidVersion, Version
 
 from host.changes.orders import Change, Data, Outcome
 from host.store.packages import Package
 from plugin_api.errors import Conflict, InvalidRequest, NotFound
-from plugin_api.ports.desired_state import DesiredPlugin, DesiredPlugins, PreviousVersion
+from plugin_api.ports.desired_state import DesiredPlugin, DesiredPlugins, PreviousVersion, ThirdPartyId
 
 _KERNEL: Final = "kernel."
 
@@ -74,9 +74,15 @@ async def plan_of(change: Change, desired: DesiredPlugins, asked: Asked) -> Plan
 
 
 def _check_id(plugin_id: str) -> None:
+    """Refuse what no third party's plugin can be called, before anybody looks for it."""
     if plugin_id.startswith(_KERNEL):
         told = f"{plugin_id} comes with the kernel and changes with it; the setting host.disabled switches one off"
         raise Conflict(told, code="kernel_plugin")
+    try:
+        convert(plugin_id, ThirdPartyId)
+    except ValidationError:
+        told = f"{plugin_id!r} is no plugin's id, so no such plugin is installed here; `pk plugins list` shows what is"
+        raise NotFound(told, code="unknown_plugin") from None
 
 
 def _find(desired: DesiredPlugins, plugin_id: str) -> DesiredPlugin | None:

@@ -122,6 +122,15 @@ async def test_what_is_no_plugin_is_refused(
     assert answer.expect(status).code != "kernel_bug"
 
 
+@pytest.mark.parametrize("plugin_id", ["01a22293-ac34-73f4-8259-4d0098c65a8e", "%F1%AC%AE%A9", "acme", "Acme.crm"])
+async def test_what_is_no_id_is_no_plugin(kernel: KernelProcess, plugin_id: str) -> None:
+    operator, area = await kernel.operator(), f"/api/v1/plugins/{plugin_id}"
+    answers = [await operator.delete(area)]
+    answers += [await operator.post(f"{area}/{verb}", {}) for verb in ("enable", "disable", "rollback", "upgrade")]
+
+    assert {(answer.status, answer.code) for answer in answers} == {(404, "unknown_plugin")}
+
+
 async def test_who_is_needed_is_not_taken_away(
     kernel: KernelProcess, tenant: Tenant, pk: Pk, plant: Plant, tmp_path: Path
 ) -> None:

@@ -41,13 +41,23 @@ def project(recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
+def heed_ctrl_c() -> None:
+    """Whoever runs these tests in the background has switched Ctrl-C off for all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def developing(kernel: KernelProcess, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """`pk dev` at work; ended by Ctrl-C."""
     program = Path(sys.executable).parent / "pk"
     words = [str(program), "dev", str(folder), "--data-dir", str(kernel.data_dir)]
     with (folder.parent / "stderr").open("wb") as said:
-        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.DEVNULL, stderr=said)
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=said,
+            preexec_fn=heed_ctrl_c,
+        )
     try:
         yield process
         process.send_signal(signal.SIGINT)

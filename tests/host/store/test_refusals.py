@@ -154,15 +154,15 @@ def test_the_index_is_down(workshop: Workshop, tmp_path: Path) -> None:
     assert "hunter2" not in caught.value.detail
 
 
-def test_pip_does_not_end_in_time(shelf: Shelf, workshop: Workshop) -> None:
+def test_a_build_does_not_end_in_time(shelf: Shelf, workshop: Workshop) -> None:
     home = workshop.folder()
     (home / "setup.py").write_text("import time\ntime.sleep(1000)\n")
     store = Store(shelf.folder, shelf.sources, prepare_limit_s=1.0)
 
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         store.prepare(str(home), lambda step: None)
 
-    assert caught.value.code == "index_unavailable"
+    assert caught.value.code == "build_failed"
     assert "did not end in time" in caught.value.detail
 
 
