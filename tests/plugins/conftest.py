@@ -183,11 +183,17 @@ def no_plugin_stays(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     kernel: KernelProcess = request.getfixturevalue("kernel")
+    before = installed(kernel)  # a module's own fixture takes away what it brought
     yield
-    installed = ask(kernel.data_dir, "GET", "/plugins")["items"]
-    for plugin_id in [one["id"] for one in installed if not one["id"].startswith("kernel.")]:
+    for plugin_id in installed(kernel) - before:
         removal = {"verb": "remove", "plugin_id": plugin_id, "data": "purge", "cascade": True}
         ask(kernel.data_dir, "POST", "/plugins", removal, limit_s=COMMAND_LIMIT_S)
+
+
+def installed(kernel: KernelProcess) -> set[str]:
+    """Ids of the third parties' plugins of a kernel."""
+    items = ask(kernel.data_dir, "GET", "/plugins")["items"]
+    return {one["id"] for one in items if not one["id"].startswith("kernel.")}
 
 
 class Plant(Protocol):
