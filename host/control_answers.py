@@ -143,7 +143,7 @@ class Migrated(Struct, frozen=True):
 
 
 async def _migrations(source: Answering, question: Question) -> Document:
-    migrator = _migrator(source)
+    migrator = source.kernel.require(MIGRATOR)
     found = [
         {
             "plugin": one.id,
@@ -158,7 +158,7 @@ async def _migrations(source: Answering, question: Question) -> Document:
 
 
 async def _up(source: Answering, question: Question) -> Document:
-    asked, migrator = _read(question.body, MigrateUp), _migrator(source)
+    asked, migrator = _read(question.body, MigrateUp), source.kernel.require(MIGRATOR)
 
     async def run(one: Found) -> list[str]:
         folder = one.folder / "migrations"
@@ -170,7 +170,7 @@ async def _up(source: Answering, question: Question) -> Document:
 
 
 async def _down(source: Answering, question: Question) -> Document:
-    asked, migrator = _read(question.body, MigrateDown), _migrator(source)
+    asked, migrator = _read(question.body, MigrateDown), source.kernel.require(MIGRATOR)
 
     async def run(one: Found) -> list[str]:
         if asked.dry_run:
@@ -199,14 +199,6 @@ async def _would_revert(migrator: Migrator, one: Found, count: int) -> list[Migr
         if not migration.down:
             raise MigrationRefused(f"{migration.file_name}: its `-- down` is empty, so it cannot be taken back")
     return last
-
-
-def _migrator(source: Answering) -> Migrator:
-    provided = source.kernel.table.services.get(MIGRATOR.name)
-    if provided is None:
-        raise Unavailable("nothing provides the capability migrations now; see `pk doctor`")
-    migrator: Any = provided.implementation
-    return migrator  # type: ignore[no-any-return]  # a service is what its key says
 
 
 def _migrated(source: Answering, name: str | None) -> list[Found]:

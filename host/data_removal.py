@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from plugin_api.errors import Unavailable
 from plugin_api.manifest import names_of
-from plugin_api.ports.migrations import MIGRATOR, Migrator
+from plugin_api.ports.migrations import MIGRATOR
 
 if TYPE_CHECKING:
     from host.changes.orders import Data
@@ -24,7 +23,7 @@ async def survey(kernel: Kernel, plugin_id: str) -> dict[str, Any]:
     generation = kernel.table.generations.get(plugin_id)
     routes = [f"{o.bound.method} {o.bound.path}" for o in generation.operations] if generation is not None else []
     permissions = sorted(generation.permissions()) if generation is not None else []
-    tables = await _migrator(kernel).tables(names.schema)
+    tables = await kernel.require(MIGRATOR).tables(names.schema)
     return {"schema": names.schema, "tables": dict(tables), "routes": routes, "permissions": permissions}
 
 
@@ -35,7 +34,7 @@ async def dispose(kernel: Kernel, plugin_id: str, data: Data) -> dict[str, Any]:
     """
     if data == "keep":
         return {}
-    migrator, schema = _migrator(kernel), names_of(plugin_id).schema
+    migrator, schema = kernel.require(MIGRATOR), names_of(plugin_id).schema
     told: dict[str, Any] = {"tables": dict(await migrator.tables(schema))}
     if data == "export" and told["tables"]:
         folder = _export_folder(kernel.data_folder, plugin_id)
@@ -52,10 +51,3 @@ def _export_folder(data_folder: Path, plugin_id: str) -> Path:
     now_ms = time.time_ns() // 1_000_000
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ms // 1_000))
     return data_folder / EXPORTS_FOLDER / f"{plugin_id}-{stamp}.{now_ms % 1_000:03d}Z"
-
-
-def _migrator(kernel: Kernel) -> Migrator:
-    provided = kernel.table.services.get(MIGRATOR.name)
-    if provided is None:
-        raise Unavailable("nothing provides the capability migrations now; see `pk doctor`")
-    return cast("Migrator", provided.implementation)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -29,6 +29,9 @@ from plugin_api.ports.stamps import Stamps
 
 if TYPE_CHECKING:
     from host.incoming import Incoming
+    from plugin_api.services import ServiceKey
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,18 @@ class Kernel:
     def proxy(self, capability: str) -> ServiceProxy:
         """The stable proxy of a capability."""
         return self._proxies.setdefault(capability, ServiceProxy(self, capability))
+
+    def find(self, key: ServiceKey[T]) -> T | None:
+        """Whatever provides a capability now, for the host's own use; None when nothing does."""
+        provided = self.table.services.get(key.name)
+        return cast("T", provided.implementation) if provided is not None else None
+
+    def require(self, key: ServiceKey[T]) -> T:
+        """`find`, but Unavailable when nothing provides it."""
+        implementation = self.find(key)
+        if implementation is None:
+            raise Unavailable(f"nothing provides the capability {key.name} now; see `pk doctor`")
+        return implementation
 
     def part(self, capability: str, prefix: str) -> Any:
         """One plugin's part of a store (cache, vault), found anew when its provider changes."""

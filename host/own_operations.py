@@ -4,12 +4,9 @@ everything else."""
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from uuid import uuid4
 
 from msgspec import Meta, Struct
 
@@ -17,6 +14,7 @@ from host.changes.orders import Change, Data
 from host.generations import Generation
 from host.kernel import Kernel
 from host.registrar import HostRegistrar
+from host.uploads import keep_upload
 from plugin_api import API_VERSION
 from plugin_api.call import Call
 from plugin_api.errors import InvalidRequest, NotFound
@@ -29,7 +27,6 @@ HOST_ID: Final = "kernel.host"
 HOST_NAMES: Final = Names("plugin", "/api/v1/plugins", "", "pk.plugin.v1")
 WHEEL_BYTES_MAX: Final = 64 * 1_048_576
 CHANGE_DEADLINE_S: Final = 900.0
-UPLOADS_FOLDER: Final = ".uploads"
 PERMISSIONS: Final = {
     "read": "See the kernel's plugins",
     "install": "Install plugins",
@@ -194,9 +191,8 @@ class PluginOperations:
         if wheel is None:
             yield _requirement(requirement or "")
             return
-        file = self._kernel.data_folder / "plugins" / UPLOADS_FOLDER / f"{uuid4()}.whl"
+        file = await asyncio.to_thread(keep_upload, self._kernel.data_folder, wheel)
         try:
-            await asyncio.to_thread(_write, file, wheel)
             yield str(file)
         finally:
             file.unlink(missing_ok=True)
@@ -204,15 +200,11 @@ class PluginOperations:
 
 def _requirement(text: str) -> str:
     """A requirement, and no path: what lies on the kernel's machine is for those who are on it."""
-    if any(mark in text for mark in ("/", "\\")) and "@" not in text:
-        raise InvalidRequest(f"{text[:100]!r} is a path; send the wheel itself as application/octet-stream")
+    if any(mark in text for mark in ("/", "\\")):
+        raise InvalidRequest(
+            f"{text[:100]!r} is a path or an address; send the wheel itself as application/octet-stream"
+        )
     return text
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
 
 
 def host_generation(kernel: Kernel) -> Generation:

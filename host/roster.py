@@ -25,9 +25,9 @@ from host.store import Store
 from host.store.packages import package_folder
 from plugin_api.errors import Conflict, InvalidRequest, KernelError, NotFound, Unavailable
 from plugin_api.manifest import names_of
-from plugin_api.ports.desired_state import DESIRED_STATE, DesiredPlugin, DesiredPlugins, DesiredState
+from plugin_api.ports.desired_state import DESIRED_STATE, DesiredPlugin, DesiredPlugins
 from plugin_api.ports.host_state import PluginState
-from plugin_api.ports.migrations import MIGRATOR, Migrator
+from plugin_api.ports.migrations import MIGRATOR
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -80,21 +80,18 @@ class Roster:
 
     async def read(self) -> DesiredPlugins:
         """What is desired now; nothing where no plugin keeps it (`--only` left it out)."""
-        return await state.read() if (state := self._state()) is not None else NOTHING
+        state = self._kernel.find(DESIRED_STATE)
+        return await state.read() if state is not None else NOTHING
 
     async def commit(
         self, change_id: str, expected: int, put: Sequence[DesiredPlugin], drop: Sequence[str]
     ) -> DesiredPlugins:
         """Write what is to be desired from now on. See `DesiredState.change`."""
-        state = self._state()
+        state = self._kernel.find(DESIRED_STATE)
         if state is None:
             raise Unavailable("plugins cannot be changed here: kernel.data does not run; start it (see `--only`)")
         await state.change(change_id, expected, put, drop)
         return await state.read()
-
-    def _state(self) -> DesiredState | None:
-        provided = self._kernel.table.services.get(DESIRED_STATE.name)
-        return cast("DesiredState", provided.implementation) if provided is not None else None
 
     def dependents(self, plugin_id: str) -> list[str]:
         """Third-party plugins that cannot serve without this one: those that serve, or would without a quarantine."""
@@ -112,11 +109,9 @@ class Roster:
 
     async def contract(self, plugin_id: str) -> list[str]:
         """Run what is pending of an active plugin's migrations, those included that no version before it survives."""
-        found = self._known.get(plugin_id)
-        provided = self._kernel.table.services.get(MIGRATOR.name)
-        if found is None or provided is None or plugin_id not in self._kernel.table.generations:
+        found, migrator = self._known.get(plugin_id), self._kernel.find(MIGRATOR)
+        if found is None or migrator is None or plugin_id not in self._kernel.table.generations:
             return []
-        migrator = cast("Migrator", provided.implementation)
         folder = found.folder / "migrations"
         return await migrate(migrator, plugin_id, found.names.schema, folder, may_be_older=True)
 

@@ -171,10 +171,9 @@ class Startup:
         """The kernel's own plugins run everything that is pending. Of others that are there already only what suits the
         version before too: that may serve beside, and again after a rollback; the rest waits for `pk migrate up`, or for
         its time."""
-        folder = found.folder / "migrations"
-        if not folder.is_dir() or MIGRATOR.name not in self._kernel.table.services:
+        folder, migrator = found.folder / "migrations", self._kernel.find(MIGRATOR)
+        if migrator is None or not folder.is_dir():
             return []
-        migrator: Any = self._kernel.table.services[MIGRATOR.name].implementation
         schema = generation.names.schema
         if found.is_kernel:
             return await migrate(migrator, generation.plugin_id, schema, folder)

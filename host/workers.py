@@ -21,6 +21,7 @@ from host.children import WORKER, Backoff, Register, show_status
 from host.last_frames import ASKED_BY, forget_frames, frames_file, read_frames
 from host.observe import PluginLog
 from host.store.packages import stored_place
+from host.uploads import forget_uploads
 from plugin_api.servers import StartRefused
 
 TICK_S: Final = 0.5
@@ -236,6 +237,7 @@ class Workers:
             StartRefused: one cannot be started.
         """
         forget_frames(Path(self._launch.data_dir))
+        forget_uploads(Path(self._launch.data_dir))
         self.keepers.append(asyncio.create_task(self._watch_heartbeats(), name="watch-heartbeats"))
         try:
             for slot in self._slots:

@@ -246,7 +246,7 @@ class Coordinator:
             if plan.stage is not None:
                 await self._stage(plan.stage, is_first=plan.is_first)
             self._tell("writing it down")
-            await self._write(plan.desired.sequence, plan.put, plan.drop)
+            await self._write(plan.desired.sequence, plan.put)
             if plan.lifts:
                 self._quarantines.lift(plan.lifts)
             self._tell("publishing it on every worker")
@@ -283,7 +283,9 @@ class Coordinator:
         """Nothing of it was there before, and an author who corrects it may change its migrations too."""
         await self._order((await self._workers())[0], Order(step="dispose", plugin_id=plugin_id, data="purge"))
 
-    async def _write(self, expected: int, put: Sequence[DesiredPlugin], drop: Sequence[str]) -> DesiredPlugins:
+    async def _write(
+        self, expected: int, put: Sequence[DesiredPlugin] = (), drop: Sequence[str] = ()
+    ) -> DesiredPlugins:
         """Write down what is desired. When the worker that does so is lost, the next one is asked whether it was done."""
         order = Order(step="commit", change_id=str(uuid7()), expected=expected, put=list(put), drop=list(drop))
         before, self._desired = self._desired, None
@@ -331,7 +333,7 @@ class Coordinator:
         order = Order(step="dispose", plugin_id=plan.plugin_id, data=plan.leaving or "keep")
         try:
             removed = (await self._anyone(order, DISPOSE_LIMIT_S, insist=True)).survey
-            await self._write(self.sequence, (), [plan.plugin_id])
+            await self._write(self.sequence, drop=[plan.plugin_id])
         except BaseException:
             self._undone.set()
             raise

@@ -49,7 +49,6 @@ class Plan:
     is_first: bool = False
     """There is nothing of it in the database: should it fail, what it has made there goes with it."""
     put: Sequence[DesiredPlugin] = ()
-    drop: Sequence[str] = ()
     uninstall: Mapping[str, Data] = field(default_factory=dict)
     leaving: Data | None = None
     """What becomes of the data of the plugin that leaves."""

@@ -122,6 +122,15 @@ async def test_what_is_no_plugin_is_refused(
     assert answer.expect(status).code != "kernel_bug"
 
 
+async def test_what_lies_on_the_kernels_machine_is_no_requirement(
+    kernel: KernelProcess, plant: Plant, tmp_path: Path
+) -> None:
+    wheel = plant("near").wheel(tmp_path / "a@b")
+    answer = await (await kernel.operator()).post("/api/v1/plugins", {"requirement": str(wheel)})
+
+    assert answer.expect(422).code == "invalid_request"
+
+
 @pytest.mark.parametrize("plugin_id", ["01a22293-ac34-73f4-8259-4d0098c65a8e", "%F1%AC%AE%A9", "acme", "Acme.crm"])
 async def test_what_is_no_id_is_no_plugin(kernel: KernelProcess, plugin_id: str) -> None:
     operator, area = await kernel.operator(), f"/api/v1/plugins/{plugin_id}"

@@ -64,7 +64,7 @@ async def test_what_is_new_is_staged_written_and_let_out_of_its_quarantine() -> 
     made = await plan("install", None, what="acme-crm")
 
     assert made.stage == desired("1.1.0")
-    assert (list(made.put), list(made.drop), made.lifts, made.leaving) == ([made.stage], [], "acme.crm", None)
+    assert (list(made.put), made.lifts, made.leaving) == ([made.stage], "acme.crm", None)
     assert (made.outcome.version, made.outcome.changed, made.outcome.former) == ("1.1.0", True, "")
     assert made.outcome.warnings == ["acme-crm is no good name"]
 
