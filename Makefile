@@ -7,6 +7,8 @@ VENV ?= .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 RUN ?=
+# Several processes of tests: half the time on two cores. One test alone is quicker without: $(BIN)/python -m pytest path.
+TESTS := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 # Turns pip's lines into one that counts; what goes wrong is on stderr.
 COUNT := { all=$$(grep -c == requirements.lock); n=0; while read -r word _; do case $$word in \
@@ -37,10 +39,10 @@ run: setup ## Start a kernel in .pk/ and print where it is
 	$(BIN)/pk up $(RUN)
 
 test: setup ## Run every test but the long ones
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 fast: setup ## Run the tests that need no kernel
-	$(BIN)/python -m pytest tests/host tests/plugin_api tests/core_plugins tests/tidy
+	$(TESTS) tests/host tests/plugin_api tests/core_plugins tests/tidy
 
 lint: setup ## Check style, types and import contracts
 	$(BIN)/ruff check .

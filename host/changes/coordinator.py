@@ -40,6 +40,8 @@ TRIAL_LIMIT_S: Final = 20.0
 LOOK_EVERY_S: Final = 3_600.0
 AGAIN_S: Final = 10.0
 """After a removal that could not be finished."""
+AGAIN_SOON_S: Final = 0.2
+"""After a step that a worker could not do now."""
 RETRY_S_MAX: Final = 600.0
 WAITING_MAX: Final = 8
 """Changes that wait for the one under way; a further one is refused."""
@@ -317,7 +319,7 @@ class Coordinator:
 
     async def _converge_one(self, worker: Follower, order: Order, plugin_id: str) -> None:
         try:
-            failures = (await self._order(worker, order)).failures
+            failures = (await self._patiently(worker, order)).failures
         except KernelError as error:
             failures = {plugin_id: error.detail}
         if plugin_id in failures:
@@ -326,6 +328,20 @@ class Coordinator:
                 why=failures[plugin_id],
             )  # fmt: skip
             worker.kill()
+
+    async def _patiently(self, worker: Follower, order: Order) -> Reply:
+        """Let this worker carry out what may be repeated: again when it could not do so now, for COMMIT_LIMIT_S.
+
+        A database that is away for a moment is no reason to end a worker, whose successor could not start without it.
+        """
+        until = time.monotonic() + COMMIT_LIMIT_S
+        while True:
+            try:
+                return await self._order(worker, order)
+            except Unavailable as error:
+                if error.code == "worker_lost" or time.monotonic() > until:
+                    raise
+                await asyncio.sleep(AGAIN_SOON_S)
 
     async def _finish_removal(self, plan: Plan) -> Outcome:
         """Nothing of it runs any more: do with its data what was asked, and forget it."""
@@ -417,7 +433,7 @@ class Coordinator:
             except Unavailable as error:
                 if time.monotonic() > until or not (insist or error.code == "worker_lost"):
                     raise
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(AGAIN_SOON_S)
 
     async def _order(self, worker: Follower, order: Order, limit_s: float = STEP_LIMIT_S) -> Reply:
         try:

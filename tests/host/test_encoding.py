@@ -105,7 +105,7 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("answer", BUGS, ids=lambda a: repr(a)[:60])
+@pytest.mark.parametrize("answer", BUGS, ids=lambda a: repr(a).split(" at 0x")[0][:60])
 def test_what_the_wire_cannot_say_is_a_bug(answer: Any) -> None:
     with pytest.raises(KernelBug):
         encode(answer)

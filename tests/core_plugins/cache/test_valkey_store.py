@@ -67,12 +67,15 @@ async def read_command(reader: asyncio.StreamReader) -> Words:
 
 
 @asynccontextmanager
-async def standing(answer: Answer) -> AsyncIterator[tuple[Stand, CacheOperations, Warnings]]:
+async def standing(
+    answer: Answer, timeout_s: float = 5.0
+) -> AsyncIterator[tuple[Stand, CacheOperations, Warnings]]:
+    """A driver that talks to one; only a test of silence has use for a short bound."""
     stand, warnings = Stand(answer), Warnings()
     server = await asyncio.start_server(stand.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"redis://:sesame-open@127.0.0.1:{port}/0"
-    operations = CacheOperations(ValkeyStore(url, size=2, timeout_s=0.25, warn=warnings))
+    operations = CacheOperations(ValkeyStore(url, size=2, timeout_s=timeout_s, warn=warnings))
     try:
         yield stand, operations, warnings
     finally:
@@ -116,20 +119,23 @@ async def test_a_script_that_the_server_does_not_know_is_sent_whole_once() -> No
 
 
 async def test_a_late_answer_is_never_given_to_the_next_caller() -> None:
+    given_up = asyncio.Event()
+
     async def late(words: Words, writer: asyncio.StreamWriter) -> None:
         if words[0] == b"GET" and words[1].endswith(b"slow"):
-            await asyncio.sleep(0.4)
+            await given_up.wait()
             writer.write(b"$4\r\nslow\r\n")
         elif words[0] == b"GET":
             writer.write(b"$4\r\nfast\r\n")
         else:
             fine(words, writer)
 
-    async with standing(late) as (_, cache, _):
+    async with standing(late, timeout_s=1) as (_, cache, _):
         part = cache.part("money")
         slow, *fast = await asyncio.gather(
             part.get(None, "slow"), *(part.get(None, "fast") for _ in range(5)), return_exceptions=True
         )
+        given_up.set()
 
         assert isinstance(slow, StoreUnavailable)
         assert fast == [b"fast"] * 5

@@ -91,7 +91,9 @@ def test_time_that_the_look_up_took_counts(memory: Memory) -> None:
     assert not memory.knows("a")
 
 
-@pytest.mark.parametrize("key", [tenant_key(TENANT), user_key(TENANT, USER), session_key(SESSION)])
+@pytest.mark.parametrize(
+    "key", [tenant_key(TENANT), user_key(TENANT, USER), session_key(SESSION)], ids=["tenant", "user", "session"]
+)
 def test_a_touched_stamp_ends_it_at_once(memory: Memory, key: str) -> None:
     memory.learn("a")
     memory.stamps.touch(key)
