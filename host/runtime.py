@@ -7,6 +7,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
@@ -16,6 +17,7 @@ import msgspec
 from host.pipeline import settle
 from plugin_api.call import Actor, Call
 from plugin_api.errors import KernelBug, Unavailable, Unreadable
+from plugin_api.events import Origin
 from plugin_api.ids import uuid7
 from plugin_api.limits import DEADLINE_S
 from plugin_api.ports.database import Database, Transaction, Tx
@@ -75,6 +77,7 @@ class GenerationRuntime:
         self._kernel = kernel
         self._schema = generation.names.schema
         self._number = generation.number
+        self._emits = frozenset(generation.manifest.events.emits)
         self.plugin_id = generation.plugin_id
         self.is_kernel = generation.plugin_id.startswith("kernel.")
 
@@ -87,7 +90,11 @@ class GenerationRuntime:
     async def begin(self, call: Call) -> Transaction:
         """Open the call's transaction."""
         return await self._database().begin(
-            self._schema, call.tenant_id, deadline=call.deadline, generation=self._number
+            self._schema,
+            call.tenant_id,
+            deadline=call.deadline,
+            generation=self._number,
+            origin=partial(_origin, call, self._emits),
         )
 
     def system_tx(self, reason: str) -> AbstractAsyncContextManager[Tx]:
@@ -151,3 +158,9 @@ class PluginCalls:
 
 def _everything(permission: str) -> bool:
     return True
+
+
+def _origin(call: Call, emits: frozenset[str]) -> Origin:
+    trace = call.trace
+    told = f"00-{trace.trace_id}-{trace.parent_id}-{'01' if trace.sampled else '00'}" if trace is not None else ""
+    return Origin(str(call.actor), told, emits)

@@ -21,7 +21,7 @@ def capability_of(requirement: str) -> str:
     return requirement.split(" ", 1)[0].strip()
 
 
-HOST_ONLY: Final = frozenset({"migrations", "desired_state"})
+HOST_ONLY: Final = frozenset({"migrations", "desired_state", "wakeups"})
 """Capabilities that reach every plugin's tables, or decide what code runs: for the host and the kernel's own plugins."""
 
 

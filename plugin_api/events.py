@@ -24,6 +24,15 @@ class Event(Struct, frozen=True):
     """Consumers tell repetitions apart by it."""
 
 
+class Origin(Struct, frozen=True):
+    """On whose behalf a transaction tells facts; the host says so when it opens one."""
+
+    actor: str = ""
+    traceparent: str = ""
+    emits: frozenset[str] = frozenset()
+    """The types that the plugin's manifest declares under `[events] emits`."""
+
+
 class EventEnvelope(Struct, frozen=True):
     """What a consumer receives."""
 

@@ -34,3 +34,6 @@ PLUGIN_ID_LENGTH_MAX: Final = 60
 TASKS_PER_PLUGIN_MAX: Final = 64
 OPERATIONS_PER_PLUGIN_MAX: Final = 500
 EVENTS_PER_TRANSACTION_MAX: Final = 1_000
+EVENT_BYTES_MAX: Final = 65_536
+"""JSON of one event's data; what is larger belongs into a blob, and the event says which."""
+EVENT_SUBJECT_BYTES_MAX: Final = 200

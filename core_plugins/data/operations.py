@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from plugin_api.errors import StoreUnavailable
+from plugin_api.events import Origin
 from plugin_api.ports.database import Database, Transaction
 from plugin_api.registrar import Logger
 
@@ -54,11 +55,18 @@ class DataOperations:
             await store.close()
 
     async def begin(
-        self, schema: str, tenant_id: UUID | None, *, deadline: float, generation: int = 0, readonly: bool = False
+        self,
+        schema: str,
+        tenant_id: UUID | None,
+        *,
+        deadline: float,
+        generation: int = 0,
+        readonly: bool = False,
+        origin: Callable[[], Origin] = Origin,
     ) -> Transaction:
         """Open a transaction; see the port."""
         return await self._opened().begin(
-            schema, tenant_id, deadline=deadline, generation=generation, readonly=readonly
+            schema, tenant_id, deadline=deadline, generation=generation, readonly=readonly, origin=origin
         )
 
     async def ping(self) -> None:

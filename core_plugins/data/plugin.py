@@ -11,6 +11,7 @@ from core_plugins.data.drivers.asyncpg_desired_state import AsyncpgDesiredState
 from core_plugins.data.drivers.asyncpg_migrator import Access, AsyncpgMigrator
 from core_plugins.data.drivers.asyncpg_pool import LoginRefused, Pool
 from core_plugins.data.drivers.asyncpg_session import connector
+from core_plugins.data.drivers.asyncpg_wakeups import AsyncpgWakeups
 from core_plugins.data.drivers.postgres_server import PostgresServer
 from core_plugins.data.model import APP_ROLE, ContextSigner
 from core_plugins.data.operations import DataOperations, Store
@@ -21,6 +22,7 @@ from plugin_api.hooks import Health
 from plugin_api.ports.database import DATABASE
 from plugin_api.ports.desired_state import DESIRED_STATE
 from plugin_api.ports.migrations import MIGRATOR
+from plugin_api.ports.wakeups import OUTBOX, WAKEUPS
 from plugin_api.servers import ChildServer
 
 BOOTSTRAP: Final = Path(__file__).parent / "bootstrap"
@@ -40,7 +42,7 @@ class DataPlugin:
 
     @hookimpl
     def pk_register(self, registrar: Registrar) -> None:
-        """Provide the ports `data`, `migrations` and `desired_state`."""
+        """Provide the ports `data`, `migrations`, `desired_state` and `wakeups`."""
         settings = registrar.settings or Settings()
         dsn = _dsn(settings, registrar.host_state.servers)
         migrator = AsyncpgMigrator(
@@ -50,14 +52,21 @@ class DataPlugin:
             statement_timeout_s=settings.migration_statement_timeout_s,
         )
 
+        wakeups = AsyncpgWakeups(registrar.log)
+
         async def open_store() -> Store:
-            return await open_database(dsn, migrator, settings)
+            database = await open_database(dsn, migrator, settings)
+            wakeups.connect = database.open_beside
+            database.told = lambda: wakeups.ring(OUTBOX)
+            return database
 
         self._settings = settings
         self._operations = DataOperations(open_store, registrar.log)
         registrar.service(DATABASE, self._operations)
         registrar.service(MIGRATOR, migrator)
         registrar.service(DESIRED_STATE, AsyncpgDesiredState(dsn))
+        registrar.service(WAKEUPS, wakeups)
+        registrar.task("wakeups", wakeups.run)
 
     @hookimpl
     async def pk_enable(self) -> None:

@@ -331,3 +331,6 @@ EXPORT: Final = "select to_jsonb(t) from {table} t"
 EXPORT_FORMAT: Final = {"format": "csv", "quote": "\x01", "delimiter": "\x02"}
 """JSON escapes both marks, so no line is quoted, and no line has a break of its own."""
 COUNT_PLUGINS: Final = "select count(*) from pk.plugin"
+
+EMIT: Final = "select pk.emit($1::uuid[], $2::text[], $3::text[], $4::text[], $5, $6)"
+"""Writes what a transaction tells into the outbox; just before its commit."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
-from plugin_api.events import Event
+from plugin_api.events import Event, Origin
 from plugin_api.services import ServiceKey
 
 
@@ -49,7 +49,16 @@ class Tx(Protocol):
         ...
 
     def emit(self, event: Event) -> None:
-        """Tell a fact: written with the commit, or not at all. At most EVENTS_PER_TRANSACTION_MAX each."""
+        """Tell a fact: written with the commit, or not at all. At most EVENTS_PER_TRANSACTION_MAX each.
+
+        The events of one entity are numbered in the order in which their transactions commit; that of two transactions is
+        the order of their commits, whatever they lock themselves.
+
+        Raises:
+            PayloadTooLarge: `event_too_large`, the data's JSON is longer than EVENT_BYTES_MAX.
+            KernelBug: the manifest does not declare the type, the subject is empty or longer than
+                EVENT_SUBJECT_BYTES_MAX, or the transaction has no tenant.
+        """
         ...
 
 
@@ -69,13 +78,20 @@ class Database(Protocol):
     """Opens transactions; provided by the plugin `kernel.data` as the capability `data`."""
 
     async def begin(
-        self, schema: str, tenant_id: UUID | None, *, deadline: float, generation: int = 0, readonly: bool = False
+        self,
+        schema: str,
+        tenant_id: UUID | None,
+        *,
+        deadline: float,
+        generation: int = 0,
+        readonly: bool = False,
+        origin: Callable[[], Origin] = Origin,
     ) -> Transaction:
         """Open a transaction in one round trip: BEGIN, the role of `schema`, the signed tenant context.
 
         Without a tenant (`tenant_id=None`) no row of any protected table can be seen. `deadline` (monotonic seconds)
         bounds the wait for a connection and each statement. `generation` keeps prepared statements of two versions of
-        one plugin apart.
+        one plugin apart. `origin` is asked when the transaction emits; by default it may emit nothing.
 
         Raises:
             StoreUnavailable: the database is away, or no connection came free until the deadline.

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -34,25 +34,18 @@ from core_plugins.data.drivers.asyncpg_errors import (
 )
 from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
+from core_plugins.data.events import Told
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
+from core_plugins.data.storage import EMIT
 from plugin_api.errors import CommitUnknown, DeadlinePassed, KernelBug, KernelError, StoreUnavailable
-from plugin_api.events import Event
-from plugin_api.limits import EVENTS_PER_TRANSACTION_MAX
-from plugin_api.ports.database import Row, Transaction, Tx
+from plugin_api.events import Event, Origin
+from plugin_api.ports.database import Row, Transaction
 
 TEXTS_PER_GENERATION_MAX: Final = 5_000
 COMMIT_SPARE_S: Final = 1.0
 """How much longer than its deadline a commit that has been sent may take before it is given up as `CommitUnknown`."""
 ROLLBACK_S_MAX: Final = 1.0
 PING_S_MAX: Final = 1.0
-
-
-class Outbox(Protocol):
-    """Writes events in the transaction that emitted them."""
-
-    async def write(self, tx: Tx, schema: str, tenant_id: UUID, events: Sequence[Event]) -> None:
-        """Insert `events`, in order; called once, just before the commit."""
-        ...
 
 
 class _Place:
@@ -87,11 +80,18 @@ class AsyncpgDatabase:
         self._signer = signer
         self.statements_max = statements_max
         self._places: dict[tuple[str, int], _Place] = {}
-        self.outbox: Outbox | None = None
-        """Where events go; None while no plugin provides the event log."""
+        self.told: Callable[[], None] = _nobody
+        """Called when a transaction that told something has committed."""
 
     async def begin(
-        self, schema: str, tenant_id: UUID | None, *, deadline: float, generation: int = 0, readonly: bool = False
+        self,
+        schema: str,
+        tenant_id: UUID | None,
+        *,
+        deadline: float,
+        generation: int = 0,
+        readonly: bool = False,
+        origin: Callable[[], Origin] = Origin,
     ) -> Transaction:
         """Open a transaction; see the port.
 
@@ -104,7 +104,7 @@ class AsyncpgDatabase:
             was_used, link.used = link.used, True
             try:
                 await link.connection.execute(self._opening(link, place, tenant_id, deadline, readonly))
-                return AsyncpgTransaction(self._pool, self, link, place, tenant_id, deadline)
+                return AsyncpgTransaction(self._pool, self, link, place, tenant_id, deadline, origin)
             except BaseException as error:
                 self._pool.bury(link)
                 if not isinstance(error, Exception) or isinstance(error, KernelError):
@@ -114,6 +114,10 @@ class AsyncpgDatabase:
                 if is_left_over(error) and was_used and deadline > time.monotonic():
                     continue
                 raise _begin_failed(error) from error
+
+    async def open_beside(self, timeout_s: float) -> Link:
+        """Make a connection that no transaction uses; whoever asks closes it."""
+        return await self._pool.open_beside(timeout_s)
 
     def _opening(self, link: Link, place: _Place, tenant_id: UUID | None, deadline: float, readonly: bool) -> str:
         """All statements that open a transaction, for one round trip. Nothing in it comes from a caller as text."""
@@ -156,7 +160,7 @@ class AsyncpgDatabase:
 class AsyncpgTransaction:
     """One transaction; the port `Transaction`. Statements of one transaction run one after another."""
 
-    __slots__ = ("_database", "_deadline", "_events", "_link", "_place", "_pool", "_tenant_id")
+    __slots__ = ("_database", "_deadline", "_link", "_origin", "_place", "_pool", "_tenant_id", "_told")
 
     def __init__(
         self,
@@ -166,6 +170,7 @@ class AsyncpgTransaction:
         place: _Place,
         tenant_id: UUID | None,
         deadline: float,
+        origin: Callable[[], Origin],
     ) -> None:
         self._pool = pool
         self._database = database
@@ -173,7 +178,8 @@ class AsyncpgTransaction:
         self._place = place
         self._tenant_id = tenant_id
         self._deadline = deadline
-        self._events: list[Event] | None = None
+        self._origin = origin
+        self._told: Told | None = None
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
         """Run one statement; all of its rows."""
@@ -205,17 +211,14 @@ class AsyncpgTransaction:
         """Tell a fact; see the port."""
         if self._tenant_id is None:
             raise KernelBug("an event belongs to a tenant; a transaction without one cannot emit")
-        events = self._events
-        if events is None:
-            events = self._events = []
-        if len(events) >= EVENTS_PER_TRANSACTION_MAX:
-            raise KernelBug(f"a transaction emits at most {EVENTS_PER_TRANSACTION_MAX} events")
-        events.append(event)
+        if self._told is None:
+            self._told = Told(self._origin())
+        self._told.add(event)
 
     async def commit(self) -> None:
         """Make it durable; see the port."""
-        if self._events:
-            await self._write_events(self._events)
+        if self._told is not None:
+            await self.fetch(EMIT, *self._told.arguments())
         if self._deadline <= time.monotonic():
             await self.rollback()
             raise DeadlinePassed("the call ran out of time; its transaction was rolled back")
@@ -237,6 +240,8 @@ class AsyncpgTransaction:
             raise KernelBug(
                 "a statement had failed and its error was caught: the transaction could only be rolled back"
             )
+        if self._told is not None:
+            self._database.told()
 
     async def rollback(self) -> None:
         """Undo everything; see the port. After `commit` or a second time it does nothing."""
@@ -291,12 +296,9 @@ class AsyncpgTransaction:
         if link is not None:
             self._pool.bury(link)
 
-    async def _write_events(self, events: list[Event]) -> None:
-        outbox = self._database.outbox
-        if outbox is None or self._tenant_id is None:
-            await self.rollback()
-            raise KernelBug("no plugin provides the event log; add `eventbus` to requires")
-        await outbox.write(self, self._place.role, self._tenant_id, events)
+
+def _nobody() -> None:
+    """No event log is there to be told."""
 
 
 def _begin_failed(error: Exception) -> KernelError:

@@ -88,6 +88,10 @@ class Pool:
         self._burials: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
+    async def open_beside(self, timeout_s: float) -> Link:
+        """Make a connection that is not the pool's; whoever asks closes it."""
+        return await self._connect(timeout_s)
+
     def take(self, deadline: float) -> Link | None:
         """Lend an idle connection until `deadline` (monotonic), or None when there is none: then use `acquire`."""
         idle = self._idle

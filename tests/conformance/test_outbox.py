@@ -1,0 +1,179 @@
+"""What a transaction tells: with it or not at all, numbered per entity in the order of commits, in its own tenant and name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from plugin_api.errors import Conflict, KernelBug, KernelError, PayloadTooLarge
+from plugin_api.events import Event, Origin
+from plugin_api.limits import EVENT_BYTES_MAX, EVENTS_PER_TRANSACTION_MAX
+
+TYPE = "note.added.v1"
+ORIGIN = Origin("user:ada", "00-trace-parent-01", frozenset({TYPE}))
+
+
+def told(subject: str, **data: Any) -> Event:
+    return Event(TYPE, subject, data)
+
+
+async def emit(notes: Any, *events: Event, tenant: UUID | None = None, origin: Origin = ORIGIN) -> None:
+    tx = await notes.begin(tenant, origin=lambda: origin)
+    for event in events:
+        tx.emit(event)
+    await tx.commit()
+
+
+async def outbox(notes: Any) -> Sequence[Any]:
+    return await notes.administrator("select * from pk.outbox order by position")
+
+
+async def test_an_event_is_written_with_its_transaction_and_in_its_name(notes) -> None:
+    event = told("note-1", word="hello", sum="1.10")
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    await tx.execute("insert into notes (id, body) values ($1, 'x')", uuid4())
+    tx.emit(event)
+
+    assert await outbox(notes) == []
+    await tx.commit()
+
+    (row,) = await outbox(notes)
+    assert (row["id"], row["tenant_id"], row["sequence"]) == (event.id, notes.tenant, 1)
+    assert (row["source"], row["type"]) == ("/plugins/acme.notes", "acme.notes.note.added.v1")
+    assert (row["actor"], row["traceparent"]) == ("user:ada", "00-trace-parent-01")
+    assert (row["topic"], json.loads(row["data"])) == ("platform.module.events", {"word": "hello", "sum": "1.10"})
+
+
+async def test_a_rollback_tells_nothing_and_leaves_no_gap(notes) -> None:
+    await emit(notes, told("a"))
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    tx.emit(told("a"))
+    await tx.rollback()
+    await emit(notes, told("a"))
+
+    assert [row["sequence"] for row in await outbox(notes)] == [1, 2]
+
+
+async def test_the_events_of_one_transaction_keep_their_order(notes) -> None:
+    await emit(notes, told("a", n=1), told("b", n=2), told("a", n=3), told("a", n=4))
+    await emit(notes, told("b", n=5), told("a", n=6))
+
+    rows = await outbox(notes)
+    assert [json.loads(row["data"])["n"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [(row["subject"], row["sequence"]) for row in rows] == [
+        ("a", 1), ("b", 1), ("a", 2), ("a", 3), ("b", 2), ("a", 4),
+    ]  # fmt: skip
+
+
+async def test_each_tenant_and_each_plugin_counts_for_itself(notes, tmp_path) -> None:
+    await notes.add_schema("billing", tmp_path / "billing", "-- phase: expand\n-- up\nselect 1;\n-- down\nselect 1;\n")
+    other = uuid4()
+    await emit(notes, told("a"))
+    await emit(notes, told("a"), tenant=other)
+    tx = await notes.begin(schema="billing", origin=lambda: ORIGIN)
+    tx.emit(told("a"))
+    await tx.commit()
+
+    rows = await outbox(notes)
+    assert [row["sequence"] for row in rows] == [1, 1, 1]
+    assert (rows[2]["source"], rows[2]["type"]) == ("/plugins/kernel.billing", "billing.note.added.v1")
+    assert rows[2]["topic"] == "platform.billing.events"
+
+
+async def test_writers_of_the_same_entities_neither_lose_order_nor_lock_one_another(notes) -> None:
+    """Eight writers, one to three of five entities each, in any order: no deadlock, no gap, positions as the numbers."""
+    entities = ["e1", "e2", "e3", "e4", "e5"]
+
+    async def write(seed: int) -> None:
+        dice = Random(seed)
+        for _ in range(15):
+            await emit(notes, *(told(entity) for entity in dice.sample(entities, dice.randint(1, 3))))
+
+    await asyncio.gather(*(write(seed) for seed in range(8)))
+
+    rows = await outbox(notes)
+    for entity in entities:
+        numbers = [row["sequence"] for row in rows if row["subject"] == entity]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert len({row["partition"] for row in rows if row["subject"] == entity}) == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "words"),
+    [
+        (Event("note.gone.v1", "a", {}), KernelBug, 'add it to "emits"'),
+        (told(""), KernelBug, "the id of the entity"),
+        (told("x" * 201), KernelBug, "201 bytes"),
+        (told("a\nb"), KernelBug, "cannot be printed"),
+        (told("a", it=object()), KernelBug, "is no JSON"),
+        (told("a", it="x" * EVENT_BYTES_MAX), PayloadTooLarge, f"at most {EVENT_BYTES_MAX}"),
+    ],
+    ids=["undeclared", "no-subject", "long-subject", "control-character", "no-json", "too-large"],
+)
+async def test_what_cannot_be_told_is_refused_at_once(notes, event: Event, kind: type[KernelError], words: str) -> None:
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    with pytest.raises(kind, match=words):
+        tx.emit(event)
+    await tx.rollback()
+
+
+async def test_a_transaction_tells_so_many_and_no_more(notes) -> None:
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    for number in range(EVENTS_PER_TRANSACTION_MAX):
+        tx.emit(told(f"e{number % 7}"))
+    with pytest.raises(KernelBug, match=f"at most {EVENTS_PER_TRANSACTION_MAX}"):
+        tx.emit(told("one more"))
+    await tx.commit()
+
+    assert len(await outbox(notes)) == EVENTS_PER_TRANSACTION_MAX
+
+
+async def test_who_may_emit_nothing_says_so(notes) -> None:
+    tx = await notes.begin()
+    with pytest.raises(KernelBug, match="does not declare"):
+        tx.emit(told("a"))
+    await tx.rollback()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from pk.outbox",
+        "select * from pk.entity",
+        "select * from pk.inbox",
+        "select * from pk.lease",
+        "select pk.take_outbox(10)",
+        "select pk.sweep_inbox(0)",
+        "select pk.take_leases(array['eventbus:relay'], 'me', 10, 1)",
+        "select pk.fence_leases(array['eventbus:relay'])",
+        "delete from pk.outbox",
+    ],
+)
+async def test_no_plugin_reaches_what_others_tell(notes, sql: str) -> None:
+    await emit(notes, told("a"))
+    tx = await notes.begin()
+    with pytest.raises(KernelError) as caught:
+        await tx.fetch(sql)
+    await tx.rollback()
+
+    assert not isinstance(caught.value, Conflict)
+    assert len(await outbox(notes)) == 1
+
+
+async def test_an_injected_statement_tells_in_its_own_name_only(notes) -> None:
+    """With SQL in its hands a plugin can tell what it may tell anyway: source, area, tenant are not arguments."""
+    tx = await notes.begin()
+    await tx.execute(
+        "select pk.emit(array[$1]::uuid[], array['user.deleted.v1'], array['x'], array['{}'], 'user:root', '')", uuid4()
+    )
+    await tx.commit()
+
+    (row,) = await outbox(notes)
+    assert (row["source"], row["type"]) == ("/plugins/acme.notes", "acme.notes.user.deleted.v1")
+    assert (row["tenant_id"], row["topic"]) == (notes.tenant, "platform.module.events")
