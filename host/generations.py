@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from host.dispatch import Dispatch
 from host.request_plan import Octets
+from plugin_api.call import Call
+from plugin_api.events import EventEnvelope
 from plugin_api.manifest import Manifest, Names
 from plugin_api.operation import OperationSpec
 from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
@@ -69,6 +71,15 @@ class RegisteredTask:
     run: Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class RegisteredReaction:
+    """A method of a generation that is called for events of one type."""
+
+    name: str
+    event_type: str
+    handle: Callable[[Call, EventEnvelope], Awaitable[None]]
+
+
 @dataclass
 class SlotFillers:
     """What one generation put into the pipeline's slots."""
@@ -117,6 +128,7 @@ class Generation:
     operations: list[RegisteredOperation] = field(default_factory=list)
     services: dict[str, object] = field(default_factory=dict)
     tasks: list[RegisteredTask] = field(default_factory=list)
+    reactions: list[RegisteredReaction] = field(default_factory=list)
     counters: list[str] = field(default_factory=list)
     slots: SlotFillers = field(default_factory=SlotFillers)
     running: list[asyncio.Task[None]] = field(default_factory=list)
@@ -155,7 +167,7 @@ class Generation:
         self.plugin = None
         self.code = None
         self.slots = SlotFillers()
-        for held in (self.operations, self.services, self.tasks, self.counters, self.running):
+        for held in (self.operations, self.services, self.tasks, self.reactions, self.counters, self.running):
             held.clear()
 
     def permissions(self) -> dict[str, str]:

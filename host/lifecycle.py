@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
-from host.generations import Code, Generation
+from host.generations import Code, Generation, RegisteredReaction, RegisteredTask
 from host.hooks import HookFailed
 from host.kernel import Kernel
 from host.registrar import HostRegistrar
+from host.runtime import PluginCalls
 from host.services import capability_of
 from plugin_api.deprecations import DEPRECATIONS, Deprecation, deprecated
 from plugin_api.errors import KernelError
@@ -19,6 +21,7 @@ from plugin_api.hooks import Health
 from plugin_api.limits import DRAIN_DEADLINE_S, ENABLE_DEADLINE_S, HOOK_DEADLINE_S
 from plugin_api.manifest import Manifest, ManifestError, names_of
 from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
+from plugin_api.ports.event_log import EVENT_LOG, Reaction
 from plugin_api.ports.host_state import PluginState
 
 if TYPE_CHECKING:
@@ -193,9 +196,22 @@ class Lifecycle:
     # ------------------------------------------------------------------------------------ tasks
 
     def _start_tasks(self, generation: Generation) -> None:
-        for task in generation.tasks:
+        reactions = [RegisteredTask(one.name, partial(self._react, generation, one)) for one in generation.reactions]
+        for task in (*generation.tasks, *reactions):
             run = self._supervised(generation, task.name, task.run)
             generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
+
+    async def _react(self, generation: Generation, registered: RegisteredReaction) -> None:
+        """Have the event log call a reaction; its progress is that of the plugin and the method's name."""
+        calls = PluginCalls(self._kernel.runtime(generation))
+        reaction = Reaction(
+            consumer=f"{generation.names.area}.{registered.name}",
+            member=f"{self._kernel.state.worker}:{generation.number}",
+            types=frozenset([registered.event_type]),
+            open=lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds),
+            handle=registered.handle,
+        )
+        await self._kernel.require(EVENT_LOG).consume(reaction)
 
     async def _supervised(self, generation: Generation, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a plugin's task; when it raises, again, after a pause that doubles up to a minute."""

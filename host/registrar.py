@@ -12,7 +12,14 @@ import msgspec
 
 from host.binding import compile_binding
 from host.encoding import compile_encoder
-from host.generations import Generation, RegisteredOperation, RegisteredTask, absolute_path, full_permission
+from host.generations import (
+    Generation,
+    RegisteredOperation,
+    RegisteredReaction,
+    RegisteredTask,
+    absolute_path,
+    full_permission,
+)
 from host.observe import CounterFamily, PluginLog
 from host.request_plan import octets_of
 from host.runtime import GenerationRuntime, PluginCalls
@@ -21,6 +28,7 @@ from plugin_api.limits import OPERATIONS_PER_PLUGIN_MAX, TASKS_PER_PLUGIN_MAX
 from plugin_api.manifest import ManifestError
 from plugin_api.operation import JOB_ATTRIBUTE, OPERATION_ATTRIBUTE, REACTION_ATTRIBUTE, OperationSpec
 from plugin_api.pipeline import BoundOperation
+from plugin_api.ports.event_log import EVENT_LOG
 from plugin_api.services import ServiceKey
 
 if TYPE_CHECKING:
@@ -129,14 +137,28 @@ class HostRegistrar:
         return request_type, None if answer_type is type(None) else answer_type
 
     def reactions(self, owner: object) -> None:
-        """Register `@on` and `@job` methods; refused while no plugin provides events and schedules."""
+        """Register the methods of `owner` that are marked `@on`."""
         self._check()
-        found = [*_marked(owner, REACTION_ATTRIBUTE), *_marked(owner, JOB_ATTRIBUTE)]
-        if found:
-            raise ManifestError(
-                f"{self.plugin_id}: {found[0][0]} reacts to events or runs on a schedule, and no installed plugin provides "
-                "the capability eventbus"
-            )
+        jobs = list(_marked(owner, JOB_ATTRIBUTE))
+        if jobs:
+            raise ManifestError(f"{self.plugin_id}: {jobs[0][0]} runs on a schedule, and no installed plugin keeps one")
+        found = list(_marked(owner, REACTION_ATTRIBUTE))
+        if not found:
+            raise ManifestError(f"{self.plugin_id}: {type(owner).__name__} has no method marked @on")
+        for name, method, spec in found:
+            self._generation.reactions.append(self._reaction(name, method, spec.event_type))
+
+    def _reaction(self, name: str, method: Callable[..., Any], event_type: str) -> RegisteredReaction:
+        manifest, where = self._generation.manifest, f"{self.plugin_id}: the reaction {name}"
+        if event_type not in manifest.events.consumes:
+            raise ManifestError(f'{where} is to {event_type}; add it to "consumes" under [events] in the manifest')
+        if EVENT_LOG.name not in {capability_of(entry) for entry in manifest.requires}:
+            raise ManifestError(f'{where} needs the event log; add "{EVENT_LOG.name}" to requires in the manifest')
+        if not inspect.iscoroutinefunction(method):
+            raise ManifestError(f"{where} is no `async def`")
+        if len(inspect.signature(method).parameters) != 2:
+            raise ManifestError(f"{where} takes (self, call: Call, event: EventEnvelope)")
+        return RegisteredReaction(name, event_type, method)
 
     def service(self, key: ServiceKey[T], implementation: T) -> None:
         """Provide a capability that is a port."""

@@ -21,6 +21,8 @@ def capability_of(requirement: str) -> str:
     return requirement.split(" ", 1)[0].strip()
 
 
+HANDLED: Final = frozenset({"eventbus"})
+"""Third parties may require these and use them through the registrar alone: what is behind knows every tenant."""
 HOST_ONLY: Final = frozenset({"migrations", "desired_state", "wakeups"})
 """Capabilities that reach every plugin's tables, or decide what code runs: for the host and the kernel's own plugins."""
 
@@ -28,7 +30,7 @@ HOST_ONLY: Final = frozenset({"migrations", "desired_state", "wakeups"})
 def visible_capabilities(manifest: Manifest) -> frozenset[str]:
     """What a plugin may look up: what it requires, comes after, or provides; of others' plugins nothing of HOST_ONLY."""
     named = frozenset(capability_of(entry) for entry in (*manifest.requires, *manifest.after, *manifest.provides))
-    return named if manifest.id.startswith("kernel.") else named - HOST_ONLY
+    return named if manifest.id.startswith("kernel.") else named - HOST_ONLY - HANDLED
 
 
 class ServiceProxy:

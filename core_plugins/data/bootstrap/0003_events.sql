@@ -104,10 +104,11 @@ begin
 end $$;
 revoke all on function pk.own_lease(text) from public;
 
--- Take `most` of these leases that are free, expired or the owner's already; those taken, with their epochs. One that a
--- transaction is checking at this moment is passed over. An owner who takes his own again gets a new epoch.
+-- Take `most` of these leases that are free, expired or the owner's already; those taken, with their epochs, and whether the
+-- holder before had released it. One that a transaction is checking at this moment is passed over. An owner who takes his own
+-- again gets a new epoch.
 create function pk.take_leases(names text[], new_owner text, seconds double precision, most integer)
-  returns table (name text, epoch bigint) language plpgsql volatile security definer set search_path = pg_catalog
+  returns table (name text, epoch bigint, released boolean) language plpgsql volatile security definer set search_path = pg_catalog
   as $$
 #variable_conflict use_column
 declare
@@ -117,10 +118,10 @@ begin
   insert into pk.lease (name, owner, epoch, expires_at)
     select n, '', 0, '-infinity' from unnest(names) as n order by n on conflict do nothing;
   return query with free as (
-    select l.name from pk.lease l where l.name = any (names) and (l.expires_at < clock_timestamp() or l.owner = new_owner)
+    select l.name, l.owner = '' as released from pk.lease l where l.name = any (names) and (l.expires_at < clock_timestamp() or l.owner = new_owner)
     order by (l.owner = new_owner) desc, l.name limit most for update skip locked)
   update pk.lease l set owner = new_owner, epoch = l.epoch + 1, expires_at = until
-    from free where l.name = free.name returning l.name, l.epoch;
+    from free where l.name = free.name returning l.name, l.epoch, free.released;
 end $$;
 
 -- Hold on to leases for so many seconds more; the names of those that are still the owner's.
@@ -187,6 +188,17 @@ begin
   return case when found then 'new' else 'seen' end;
 end $$;
 
+-- Whether an event has had its effect.
+create function pk.has_handled(consumer_name text, event_id uuid) returns boolean
+  language plpgsql stable security definer set search_path = pg_catalog
+  as $$
+declare
+  tenant constant uuid := pk.tenant_id();
+begin
+  return exists (select from pk.inbox i where i.tenant_id = tenant and i.plugin = current_setting('role')
+    and i.consumer = consumer_name and i.id = event_id);
+end $$;
+
 -- Forget what can be told again no more; how many rows went.
 create function pk.sweep_inbox(keep_days integer) returns bigint
   language plpgsql volatile security definer set search_path = pg_catalog
@@ -203,7 +215,7 @@ begin
 end $$;
 
 -- down
-drop function pk.sweep_inbox(integer), pk.enter_inbox(text, uuid, text, bigint), pk.holds(text, bigint),
+drop function pk.sweep_inbox(integer), pk.has_handled(text, uuid), pk.enter_inbox(text, uuid, text, bigint), pk.holds(text, bigint),
   pk.fence_leases(text[]), pk.release_leases(text[], bigint[]), pk.renew_leases(text[], bigint[], double precision),
   pk.take_leases(text[], text, double precision, integer), pk.own_lease(text), pk.outbox_backlog(),
   pk.take_outbox(integer), pk.emit(uuid[], text[], text[], text[], text, text), pk.topic_of(text), pk.partition_of(text);

@@ -1,0 +1,27 @@
+"""The capability `eventbus`: what consumers, listeners and operators ask of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from core_plugins.eventbus.operations.broadcasting import Broadcast, Listener
+from core_plugins.eventbus.operations.consuming import Consumer
+from core_plugins.eventbus.operations.parts import Parts
+from plugin_api.events import EventEnvelope
+from plugin_api.ports.event_log import Reaction
+
+
+class EventbusOperations:
+    """Implements `plugin_api.ports.event_log.EventLog`."""
+
+    def __init__(self, parts: Parts, broadcast: Broadcast) -> None:
+        self._parts = parts
+        self._broadcast = broadcast
+
+    async def consume(self, reaction: Reaction) -> None:
+        """Hand events to a reaction; see the port."""
+        await Consumer(self._parts, reaction).run()
+
+    def broadcast(self, types: Collection[str], hear: Callable[[EventEnvelope], None]) -> Listener:
+        """Hand every event of some types to this process; see the port."""
+        return self._broadcast.listen(types, hear)

@@ -1,0 +1,36 @@
+"""What the operations of the plugin share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from core_plugins.eventbus.settings import Settings
+from plugin_api.ports.database import Tx
+from plugin_api.ports.wakeups import Wakeups
+from plugin_api.registrar import Calls, Logger
+
+LOG: Final = "log"
+"""Rings when the log has grown."""
+REPLAY: Final = "replay"
+"""Rings when dead letters are to be tried again."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Handles of the plugin."""
+
+    calls: Calls
+    wakeups: Wakeups
+    log: Logger
+    settings: Settings
+    sleep: Callable[[float], Awaitable[None]]
+    """Between attempts; tests turn the clock."""
+
+    @asynccontextmanager
+    async def tx(self, reason: str) -> AsyncIterator[Tx]:
+        """A transaction without a tenant; commits at the end of the block."""
+        async with self.calls.open(None, reason) as call, call.system_tx(reason) as tx:
+            yield tx

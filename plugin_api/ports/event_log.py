@@ -1,0 +1,64 @@
+"""The event log: what plugins told, in order, for whoever wants to know. Kept by the plugin `kernel.eventbus`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from plugin_api.call import Call
+from plugin_api.events import EventEnvelope
+from plugin_api.services import ServiceKey
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """A method of a plugin that is called for every event of some types."""
+
+    consumer: str
+    """`{area}.{method}`: whose progress it is. A new name begins with what is told from then on."""
+    member: str
+    """Which of the consumer's readers this is, among all processes."""
+    types: frozenset[str]
+    """Full types."""
+    open: Callable[[UUID, str, float], AbstractAsyncContextManager[Call]]
+    """(tenant, reason, seconds) -> a call of the plugin itself."""
+    handle: Callable[[Call, EventEnvelope], Awaitable[None]]
+
+
+class Subscription(Protocol):
+    """A broadcast that is listened to."""
+
+    def close(self) -> None:
+        """Hear no more."""
+        ...
+
+
+class EventLog(Protocol):
+    """Hands events out.
+
+    The events of one entity come in order, and each has its effect once: what `handle` writes in the call's transaction is
+    committed together with the note that the event is done. `handle` itself may be called again for an event, after an error
+    or the end of its process; what it does elsewhere must bear that.
+    """
+
+    async def consume(self, reaction: Reaction) -> None:
+        """Call `handle` for events as they come; never returns. Cancel it to stop; what was begun is begun anew elsewhere.
+
+        A `handle` that raises is tried again after 100, 200 and 400 ms; then the event is parked, and with it whatever else
+        comes of its entity, until an operator has it told again (`pk events dlq`). Others go on meanwhile.
+        """
+        ...
+
+    def broadcast(self, types: Collection[str], hear: Callable[[EventEnvelope], None]) -> Subscription:
+        """Call `hear` in this process for every event of these types from now on, of all tenants; for kernel plugins.
+
+        Within a second of the commit, also when a wake-up is lost. For caches: nothing is noted down, so what a process that
+        does not run misses, it misses.
+        """
+        ...
+
+
+EVENT_LOG: ServiceKey[EventLog] = ServiceKey("eventbus")
