@@ -91,7 +91,9 @@ class Bus:
             handle,
         )
 
-    def read(self, handle: Handle, *, sleep: Any = at_once, name: str = "hear", member: str = "0", **settings: Any) -> Any:
+    def read(
+        self, handle: Handle, *, sleep: Any = at_once, name: str = "hear", member: str = "0", **settings: Any
+    ) -> Any:
         """Begin to read; the task, which the test's end cancels."""
         consumer = Consumer(self.parts(sleep, **settings), self.reaction(handle, name=name, member=member))
         task = asyncio.create_task(consumer.run())
@@ -139,7 +141,9 @@ async def bus(
 ) -> AsyncIterator[Bus]:
     """One, with an empty log."""
     dsn = await make_database()
-    kernel = await open_kernel(["data", "eventbus"], {"postgres": dsn}, **{"eventbus.poll_s": 0.05, "data.pool_size": 12})
+    kernel = await open_kernel(
+        ["data", "eventbus"], {"postgres": dsn}, **{"eventbus.poll_s": 0.05, "data.pool_size": 12}
+    )
     folder = tmp_path / "notes"
     folder.mkdir()
     (folder / "0001_notes.sql").write_text(NOTES)
