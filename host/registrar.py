@@ -47,6 +47,7 @@ class HostRegistrar:
         self.host_state = kernel.state
         self.log = PluginLog(generation.plugin_id)
         self.data_folder: Path = kernel.data_folder
+        self.blobs = kernel.part("files", generation.names.area)
         self.cache = kernel.part("cache", generation.names.area)
         self.secrets = kernel.part("vault", generation.plugin_id)
 
