@@ -35,7 +35,7 @@ TASKS_PER_PLUGIN_MAX: Final = 64
 OPERATIONS_PER_PLUGIN_MAX: Final = 500
 EVENTS_PER_TRANSACTION_MAX: Final = 1_000
 
-BLOB_KEY_BYTES_MAX: Final = 1_024
+BLOB_KEY_BYTES_MAX: Final = 800
 BLOB_SEGMENT_BYTES_MAX: Final = 200
 """One part of a blob's key between slashes, in UTF-8."""
 BLOB_SEGMENTS_MAX: Final = 64

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from core_plugins.files.drivers.file_store import FileStore
+from core_plugins.files.drivers.s3_client import S3Client
+from core_plugins.files.drivers.s3_signature import Account
+from core_plugins.files.drivers.s3_store import S3Store
 from core_plugins.files.drivers.url_keys import UrlKeys
 from core_plugins.files.operations import Driver, FilesOperations
 from core_plugins.files.settings import Settings
@@ -14,6 +17,7 @@ from plugin_api import Registrar, hookimpl
 from plugin_api.clock import Clock
 from plugin_api.pipeline import Tenant
 from plugin_api.ports.blob_store import BLOBS
+from plugin_api.settings import Secret
 
 FOLDER: Final = "blobs"
 URL_KEYS: Final = Path("secrets", "blob-urls")
@@ -62,6 +66,15 @@ class FilesPlugin:
 
 def make_driver(settings: Settings, data_folder: Path, clock: Clock) -> Driver:
     """The filesystem, or the S3 API that the settings name."""
+    if settings.s3_url is not None:
+        account = Account(settings.s3_access_key, settings.s3_secret_key or Secret(""), settings.s3_region)
+        return S3Store(
+            S3Client(settings.s3_url, settings.s3_bucket, account, settings.s3_connections),
+            clock,
+            quota=settings.tenant_bytes_max,
+            threads=settings.io_threads,
+            public_url=settings.s3_public_url or settings.s3_url,
+        )
     return FileStore(
         data_folder / FOLDER,
         UrlKeys(data_folder / URL_KEYS),

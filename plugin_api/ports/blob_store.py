@@ -53,7 +53,7 @@ class BlobEntry(Struct, frozen=True):
 
 
 class BlobPage(Struct, frozen=True):
-    """One page of a list, by key in the order of its UTF-8 bytes; `next_cursor` is None on the last one."""
+    """One page of a list; `next_cursor` is None on the last one."""
 
     items: list[BlobEntry]
     next_cursor: str | None = None
@@ -97,7 +97,7 @@ class BlobReader(Protocol):
 class BlobStore(Protocol):
     """One plugin's part of the blobs: every key is that of one tenant, and neither can reach another's.
 
-    A key is 1 to 1024 bytes of UTF-8 in normal form C, in at most 64 segments of 1 to 200 bytes between `/`; no segment is `.` or
+    A key is 1 to 800 bytes of UTF-8 in normal form C, in at most 64 segments of 1 to 200 bytes between `/`; no segment is `.` or
     `..`, no character a control character; case counts. `a` and `a/b` may both be keys.
 
     Raises, all of them:
@@ -168,7 +168,8 @@ class BlobStore(Protocol):
     ) -> BlobPage:
         """Blobs whose key begins with `prefix`, at most `limit` (1 to 200).
 
-        A blob that is there all the while is on exactly one page, whatever is put and deleted meanwhile.
+        The order is one that stays the same; the keys below one segment stand together. A blob that is there all the while
+        is on exactly one page, whatever is put and deleted meanwhile.
 
         Raises:
             Unreadable: code `bad_cursor`: it is not one of this list.

@@ -16,6 +16,8 @@ from plugin_api.limits import BLOB_PART_BYTES_MIN
 from plugin_api.ports.blob_store import BlobInfo, BlobStore, ByteRange, UploadedPart
 from tests.conformance.conftest import Site, body, keys, put, read
 
+pytestmark = pytest.mark.timeout(900)  # whoever comes first builds the S3 server
+
 PART = random.Random(1).randbytes(BLOB_PART_BYTES_MIN)
 TAIL = b"the last part may be small"
 

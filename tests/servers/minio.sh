@@ -10,9 +10,11 @@ program="$folder/minio"
 if [ ! -x "$program" ]; then
   command -v go >/dev/null || { echo "no Go toolchain: MinIO cannot be built" >&2; exit 3; }
   mkdir -p "$folder"
+  exec 9>"$folder/lock"
+  ! command -v flock >/dev/null || flock 9 # one builds, the others wait for it
+  [ ! -x "$program" ] || { echo "$program"; exit; }
   place=$(mktemp -d "$folder/.build.XXXXXX")
   trap 'rm -rf "$place"' EXIT
-  # Another process may build it as well: the last rename wins, and both are the same program.
   (cd "$place" && CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=local GOBIN="$place" \
     nice go install -trimpath -ldflags '-s -w' "github.com/minio/minio@$version" >&2)
   mv "$place/minio" "$program"

@@ -201,15 +201,17 @@ class FileStore:
 
     async def list_page(self, place: Place, prefix: str, limit: int, after: str) -> tuple[list[BlobEntry], bool]:
         """(blobs whose key comes after `after`, whether there are more)."""
-        return await self._threads.run(self._list_page, place, prefix.encode(), limit, after.encode())
+        return await self._threads.run(self._list_page, place, prefix, limit, after)
 
-    def _list_page(self, place: Place, prefix: bytes, limit: int, after: bytes) -> tuple[list[BlobEntry], bool]:
+    def _list_page(self, place: Place, prefix: str, limit: int, after: str) -> tuple[list[BlobEntry], bool]:
+        begin = names.stored_prefix(prefix).encode()
+        past = names.stored_name(after).encode() if after else b""
         try:
             with (
                 file_tree.folder(self._root, file_tree.objects_of(place)) as area,
-                closing(file_tree.walk(area, prefix, after)) as found,
+                closing(file_tree.walk(area, begin, past)) as found,
             ):
-                entries = [entry_of(key.decode(), one) for key, one in islice(found, limit + 1)]
+                entries = [entry_of(names.key_of(name.decode()), one) for name, one in islice(found, limit + 1)]
         except FileNotFoundError:
             return [], False
         return entries[:limit], len(entries) > limit

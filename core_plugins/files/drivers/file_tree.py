@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from core_plugins.files.model.file_format import HEADER_BYTES, Description, unpack
-from core_plugins.files.model.names import Place
+from core_plugins.files.model.names import Place, stored_name
 from plugin_api.errors import KernelBug
 
 FOLDER_MODE: Final = 0o700
@@ -36,12 +36,12 @@ _STRANGE: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO})
 
 def folders_of(key: str) -> list[bytes]:
     """Names of the folders that lead to a key's file."""
-    return [segment.encode() + b".d" for segment in key.split("/")[:-1]]
+    return stored_name(key).encode().split(b"/")[:-1]
 
 
 def file_of(key: str) -> bytes:
     """Name of a key's file in the last of them."""
-    return key.rpartition("/")[2].encode() + b".b"
+    return stored_name(key).rpartition("/")[2].encode()
 
 
 def objects_of(place: Place) -> list[bytes]:
@@ -197,13 +197,13 @@ def count_bytes(opened: int) -> int:
 def walk(
     opened: int, prefix: bytes, after: bytes, path: bytes = b""
 ) -> Generator[tuple[bytes, Description], None, None]:
-    """Keys below an open folder that begin with `prefix` and come after `after`, in the order of their bytes."""
-    for tail, is_folder, name in _sorted(opened):
-        full = path + tail
-        if is_folder:
+    """Stored names below an open folder that begin with `prefix` and come after `after`, in the order of their bytes."""
+    for name in _sorted(opened):
+        full = path + name
+        if name.endswith(b"/"):
             is_past = full < after and not after.startswith(full)
             if not is_past and (full.startswith(prefix) or prefix.startswith(full)):
-                yield from _walk_inner(opened, name, prefix, after, full)
+                yield from _walk_inner(opened, name[:-1], prefix, after, full)
         elif full > after and full.startswith(prefix):
             found = find(name, opened)
             if found is not None:
@@ -212,7 +212,7 @@ def walk(
 
 def _walk_inner(
     outer: int, name: bytes, prefix: bytes, after: bytes, path: bytes
-) -> Iterator[tuple[bytes, Description]]:
+) -> Generator[tuple[bytes, Description], None, None]:
     try:
         inner = open_folder(name, outer)
     except FileNotFoundError:
@@ -223,13 +223,13 @@ def _walk_inner(
         os.close(inner)
 
 
-def _sorted(opened: int) -> list[tuple[bytes, bool, bytes]]:
-    """(segment, with a slash after a folder's; whether it is one; name): so a folder stands where its keys do."""
-    found: list[tuple[bytes, bool, bytes]] = []
+def _sorted(opened: int) -> list[bytes]:
+    """Names of the blobs and, with a slash after them, of the folders."""
+    found: list[bytes] = []
     for entry in _entries(opened):
         name = os.fsencode(entry.name)
         if name.endswith(b".d") and entry.is_dir(follow_symlinks=False):
-            found.append((name[:-2] + b"/", True, name))
+            found.append(name + b"/")
         elif name.endswith(b".b") and entry.is_file(follow_symlinks=False):
-            found.append((name[:-2], False, name))
+            found.append(name)
     return sorted(found)

@@ -111,6 +111,30 @@ def _invalid(seen: str, remedy: str) -> InvalidRequest:
     return InvalidRequest(f"the blob's key holds {seen}; {remedy}", code="blob_key_invalid")
 
 
+# ------------------------------------------------------------------------------------------- stored names
+
+
+def stored_name(key: str) -> str:
+    """What a store calls a key: a folder is `{segment}.d`, the blob itself `{segment}.b`.
+
+    So no blob has the name of a folder, which filesystems cannot have and some S3 servers do not list, and no segment means
+    anything to them. Stores list in the order of the bytes of these names.
+    """
+    return f"{stored_prefix(key)}.b"
+
+
+def stored_prefix(prefix: str) -> str:
+    """What the stored names of the keys begin with that begin with `prefix`."""
+    *folders, last = prefix.split("/")
+    return "".join(f"{folder}.d/" for folder in folders) + last
+
+
+def key_of(name: str) -> str:
+    """The key of a stored name."""
+    *folders, last = name.split("/")
+    return "/".join(part[:-2] for part in (*folders, last))
+
+
 def check_content_type(content_type: str) -> str:
     """Return a media type (RFC 9110, section 8.3). InvalidRequest, code `content_type_invalid`, otherwise."""
     if len(content_type) > BLOB_CONTENT_TYPE_CHARACTERS_MAX or not _CONTENT_TYPE.match(content_type):
