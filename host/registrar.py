@@ -22,6 +22,7 @@ from plugin_api.manifest import ManifestError
 from plugin_api.operation import JOB_ATTRIBUTE, OPERATION_ATTRIBUTE, REACTION_ATTRIBUTE, OperationSpec
 from plugin_api.pipeline import BoundOperation
 from plugin_api.services import ServiceKey
+from plugin_api.streams import Stream
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -84,7 +85,7 @@ class HostRegistrar:
         bound = BoundOperation(
             f"{area}.{name}", self.plugin_id, area, spec, spec.method, self._path(name, spec), permission
         )
-        takes_body = spec.method not in ("GET", "DELETE")
+        takes_body = spec.method not in ("GET", "DELETE") and not spec.stream
         return RegisteredOperation(
             bound,
             method,
@@ -127,6 +128,8 @@ class HostRegistrar:
         if "return" not in hints:
             raise ManifestError(f"{where}: say what it answers: `-> SomeStruct` or `-> None`")
         answer_type = hints["return"]
+        if answer_type is Stream and not spec.stream:
+            raise ManifestError(f"{where} answers a Stream; declare it with @operation(..., stream=True)")
         return request_type, None if answer_type is type(None) else answer_type
 
     def reactions(self, owner: object) -> None:

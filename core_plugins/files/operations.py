@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from email.utils import format_datetime
+from typing import Annotated, Final, Literal, Protocol
 from uuid import UUID
+
+from msgspec import Meta, Struct
 
 from core_plugins.files.model import content, names, urls
 from core_plugins.files.model.content import Condition, Promise
 from core_plugins.files.model.names import Place
 from core_plugins.files.model.urls import Grant
 from core_plugins.files.settings import Settings
+from plugin_api.call import Call
 from plugin_api.clock import Clock
+from plugin_api.errors import KernelBug
 from plugin_api.limits import BLOB_PAGE_ITEMS_DEFAULT, BLOB_PART_BYTES_MAX
+from plugin_api.operation import operation
 from plugin_api.ports.blob_store import (
     BlobEntry,
     BlobInfo,
@@ -28,6 +34,18 @@ from plugin_api.ports.blob_store import (
     UrlMethod,
 )
 from plugin_api.registrar import Logger
+from plugin_api.streams import Stream, Transfer
+
+URL_START_S: Final = 10.0
+"""How long the first byte of a download may take."""
+URL_UPLOAD_S: Final = 3_600.0
+DEFAULT_TYPE: Final = "application/octet-stream"
+SAFE_FIELDS: Final = (
+    ("Content-Disposition", "attachment"),
+    ("Content-Security-Policy", "sandbox; default-src 'none'"),
+    ("Cache-Control", "private, no-transform"),
+)
+"""A blob comes from the kernel's own address: shown as a page, its scripts would act as whoever looks at it."""
 
 
 class Driver(Protocol):
@@ -271,3 +289,93 @@ class FilesOperations:
         if swept:
             self._log.info("cleared away what was left of blobs", count=swept)
         return swept
+
+
+class UrlRef(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which signed URL."""
+
+    token: Annotated[str, Meta(max_length=urls.TOKEN_CHARACTERS_MAX)]
+
+
+class UrlOperations:
+    """The door of signed URLs: whoever has one may do the one thing that it allows."""
+
+    def __init__(self, driver: Driver, settings: Settings) -> None:
+        self._driver = driver
+        self._settings = settings
+
+    @operation("GET /blobs/{token}", public=True, stream=True, deadline_s=URL_START_S)
+    async def download(self, call: Call, request: UrlRef) -> Stream:
+        """Download the blob of a signed URL. Range, If-Match and If-None-Match are understood."""
+        transfer = _transfer(call)
+        grant = await self._driver.open_url(request.token, transfer.method)
+        call.enter(grant.tenant_id)
+        opened, wanted = AsyncExitStack(), content.parse_range(transfer.byte_range)
+        blob = await opened.enter_async_context(
+            self._driver.get(
+                Place(grant.area, grant.tenant_id),
+                grant.key,
+                wanted,
+                content.parse_etags(call.if_match),
+                content.parse_etags(transfer.if_none_match),
+            )
+        )
+        return _answer(blob, opened, is_ranged=wanted is not None)
+
+    @operation("PUT /blobs/{token}", public=True, stream=True, status=200, deadline_s=URL_UPLOAD_S)
+    async def upload(self, call: Call, request: UrlRef) -> SentBlob:
+        """Upload the blob of a signed URL. If-Match and `If-None-Match: *` are understood."""
+        transfer = _transfer(call)
+        grant = await self._driver.open_url(request.token, transfer.method)
+        call.enter(grant.tenant_id)
+        urls.check_upload(grant, transfer.length, transfer.content_type)
+        promise = Promise(min(grant.bytes_max, self._settings.blob_bytes_max), grant.size)
+        none_match = content.parse_etags(transfer.if_none_match)
+        condition = Condition(content.parse_etags(call.if_match), "*" if none_match is not None else None)
+        kind = names.check_content_type(transfer.content_type or grant.content_type or DEFAULT_TYPE)
+        place = Place(grant.area, grant.tenant_id)
+        made = await self._driver.put(
+            place,
+            grant.key,
+            transfer.chunks(),
+            content.check_promise(promise),
+            kind,
+            content.check_condition(condition),
+        )
+        call.add_response_header("ETag", f'"{made.etag}"')
+        return SentBlob(made.size, made.etag, made.sha256)
+
+
+class SentBlob(Struct, frozen=True):
+    """What was kept."""
+
+    size: int
+    etag: str
+    sha256: str | None
+
+
+def _transfer(call: Call) -> Transfer:
+    if call.transfer is None:
+        raise KernelBug("signed URLs are for REST; plugins have registrar.blobs")
+    return call.transfer
+
+
+def _answer(blob: BlobReader, opened: AsyncExitStack, *, is_ranged: bool) -> Stream:
+    headers: tuple[tuple[str, str], ...] = (
+        ("ETag", f'"{blob.info.etag}"'),
+        ("Last-Modified", format_datetime(blob.info.created_at, usegmt=True)),
+        ("Accept-Ranges", "bytes"),
+        *SAFE_FIELDS,
+    )
+    if is_part := is_ranged and not blob.is_unchanged:
+        last = blob.first + blob.length - 1
+        headers = (*headers, ("Content-Range", f"bytes {blob.first}-{last}/{blob.info.size}"))
+    status = 304 if blob.is_unchanged else 206 if is_part else 200
+    return Stream(
+        blob.chunks(),
+        content_type=blob.info.content_type,
+        length=blob.length,
+        status=status,
+        headers=headers,
+        close=opened.aclose,
+    )

@@ -11,7 +11,7 @@ from core_plugins.files.drivers.s3_client import S3Client
 from core_plugins.files.drivers.s3_signature import Account
 from core_plugins.files.drivers.s3_store import S3Store
 from core_plugins.files.drivers.url_keys import UrlKeys
-from core_plugins.files.operations import Driver, FilesOperations
+from core_plugins.files.operations import Driver, FilesOperations, UrlOperations
 from core_plugins.files.settings import Settings
 from plugin_api import Registrar, hookimpl
 from plugin_api.clock import Clock
@@ -38,6 +38,7 @@ class FilesPlugin:
         operations = FilesOperations(driver, settings, registrar.clock, registrar.log)
         self._settings, self._operations = settings, operations
         registrar.service(BLOBS, operations)
+        registrar.operations(UrlOperations(driver, settings))
         registrar.task("sweep", self._sweep)
 
     @hookimpl

@@ -37,6 +37,7 @@ class Condition(Struct, frozen=True):
             raise PreconditionFailed(f"if_match names another blob than the current one ({seen}); read it and repeat")
 
 
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z", re.ASCII)
 
 
@@ -133,6 +134,23 @@ def resolve_range(wanted: ByteRange | None, size: int) -> tuple[int, int]:
             "bytes; ask for others"
         )
     return wanted.first, last - wanted.first + 1
+
+
+def parse_range(field: str) -> ByteRange | None:
+    """The one range of a header field Range; None when there is none, or what we do not give: several, other units. Such
+    a field is passed over and the whole blob is given (RFC 9110, section 14.2)."""
+    matched = _RANGE.match(field)
+    if matched is None:
+        return None
+    first, last = matched.groups()
+    if first:
+        return ByteRange(int(first), int(last) if last else None)
+    return ByteRange(-int(last)) if last and int(last) else None
+
+
+def parse_etags(field: str | None) -> str | None:
+    """The one etag of a header field If-Match or If-None-Match, without its quotes; `*` stays. None without one."""
+    return field.strip().removeprefix("W/").strip('"') if field and field.strip() else None
 
 
 # -------------------------------------------------------------------------------------------------- parts

@@ -99,6 +99,20 @@ def open_token(token: str, keys: Mapping[str, Secret[bytes]], method: str, now: 
     return grant
 
 
+def check_upload(grant: Grant, length: int | None, content_type: str) -> None:
+    """NotAllowed, code `signed_url_invalid`, when what is announced is not what the URL was signed for."""
+    if length is not None and (length > grant.bytes_max or (grant.size is not None and length != grant.size)):
+        raise NotAllowed(
+            f"the signed URL is for {'exactly' if grant.size is not None else 'at most'} {grant.bytes_max} bytes, not "
+            f"{length}; ask for a new one",
+            code="signed_url_invalid",
+        )
+    if grant.content_type is not None and content_type.lower() != grant.content_type.lower():
+        raise NotAllowed(
+            f"the signed URL is for {grant.content_type}; send that as Content-Type", code="signed_url_invalid"
+        )
+
+
 def invalid() -> NotAllowed:
     """The one error for whatever was not signed for this: it does not tell why."""
     return NotAllowed(
