@@ -52,6 +52,20 @@ class Connection(RequestHandler):
         if self.transport is not None:
             self.transport.write(data)
 
+    async def send(self, data: bytes) -> None:
+        """Send bytes and wait until the client has read enough of them. ConnectionResetError when it has gone."""
+        self.write(data)
+        if self._paused:
+            await self._drain_helper()
+        if self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+
+    def cut(self) -> None:
+        """End the connection in the middle: the client must not take for whole what it has got."""
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()
+
     async def start(self) -> None:
         """Answer requests until the connection is to be closed; called by aiohttp as the connection's task."""
         self.expiry = Expiry(running_task(), self._loop.call_later)
@@ -88,6 +102,8 @@ class Connection(RequestHandler):
                 self._handler_waiter.set_result(None)
         if broken:
             await self._part()
+            return False
+        if self._force_close:
             return False
         if self._paused or not payload.is_eof():
             keep = await self._settle(payload, keep)

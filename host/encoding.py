@@ -14,6 +14,7 @@ from msgspec import inspect
 from host.wire_schema import inspected
 from plugin_api.errors import KernelBug
 from plugin_api.limits import INTEGER_MAX
+from plugin_api.streams import Stream
 
 Encode = Callable[[Any], bytes]
 Test = Callable[[Any], bool]
@@ -32,6 +33,8 @@ def compile_encoder(answer_type: Any) -> Encode:
     """
     if answer_type is None or answer_type is type(None):
         return _encode_nothing
+    if answer_type is Stream:
+        return _encode_stream
     classes = _classes(answer_type)
     is_plain = _Tests().compile(inspected(answer_type))
     encode = msgspec.json.Encoder().encode
@@ -53,6 +56,10 @@ def _encode_nothing(answer: Any) -> bytes:
     if answer is not None:
         raise KernelBug(f"the operation declares no answer and gave a {type(answer).__name__}")
     return b""
+
+
+def _encode_stream(answer: Any) -> bytes:
+    raise KernelBug(f"the operation declares a Stream and gave a {type(answer).__name__}")
 
 
 def _classes(answer_type: Any) -> tuple[type, ...]:

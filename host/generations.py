@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -55,7 +56,7 @@ class RegisteredOperation:
     @property
     def takes_body(self) -> bool:
         """Whether the request comes in a body."""
-        return self.bound.method not in ("GET", "DELETE")
+        return self.bound.method not in ("GET", "DELETE") and not self.bound.spec.stream
 
     @property
     def status(self) -> int:
@@ -143,6 +144,15 @@ class Generation:
     def key(self) -> str:
         """`id@generation`, its name towards pluggy."""
         return f"{self.plugin_id}@{self.number}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One call more is in flight."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """One call has ended."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp.http_exceptions import LineTooLong
 from msgspec import Struct
 
-from host import problems
+from host import problems, streaming
 from host.connection import Connection, HttpServer
 from host.incoming import JSON, Incoming, new_request_id
 from host.observe import log_context, sink
@@ -32,6 +32,7 @@ from plugin_api.errors import (
     Unreadable,
 )
 from plugin_api.limits import CONNECTIONS_MAX, HEADER_COUNT_MAX, HEADER_LINE_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
+from plugin_api.streams import Stream
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -96,6 +97,24 @@ def _lines(headers: tuple[tuple[str, str], ...]) -> str:
     return text.replace("\0", _END)
 
 
+def stream_head(stream: Stream, request_id: str, added: tuple[tuple[str, str], ...], *, keep_alive: bool) -> bytes:
+    """The head of an answer whose body is sent as it is made."""
+    about = (("Content-Type", stream.content_type),) if stream.status not in (204, 304) else ()
+    framing = streaming.framing(stream, keeps_alive=keep_alive)
+    text = (
+        f"{_first_lines(stream.status)}Date: {_dates.text()}\r\nX-Request-Id: {request_id}\r\n"
+        f"{_lines((*about, *framing, *stream.headers, *added))}"
+        f"{_END if keep_alive else 'Connection: close' + _END + _END}"
+    )
+    return text.encode("latin-1", "replace")
+
+
+def _cut_off(error: Exception) -> KernelBug:
+    bug = KernelBug("a streamed answer was cut off")
+    bug.__cause__ = error
+    return bug
+
+
 Page = Callable[[Incoming], Outgoing]
 
 
@@ -127,17 +146,20 @@ class RestDoor:
     async def handle(self, incoming: Incoming) -> bool:
         """Answer one request; whether the connection may stay open. Raises nothing but a cancellation."""
         self._in_flight += 1
+        outgoing: Outgoing | bool
         try:
             compiled = self._open(incoming)
-            if compiled is not None:
-                outgoing = self._success(incoming, compiled, await compiled.invoke(incoming))
-            else:
+            if compiled is None:
                 outgoing = await self._elsewhere(incoming)
+            elif compiled.registered.bound.spec.stream:
+                outgoing = await self._streamed(incoming, compiled)
+            else:
+                outgoing = self._success(incoming, compiled, await compiled.invoke(incoming))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
             outgoing = self._failure(incoming, error)
         finally:
             self._in_flight -= 1
-        keep = self._write(incoming, outgoing)
+        keep = self._write(incoming, outgoing) if isinstance(outgoing, Outgoing) else outgoing
         incoming.compiled = incoming.call = None  # its connection remembers its last request, and a generation must go
         return keep
 
@@ -153,7 +175,8 @@ class RestDoor:
         method = incoming.method
         compiled = match.methods.get("GET" if method == "HEAD" else method)
         if compiled is not None:
-            _check_accept(incoming)
+            if not compiled.registered.bound.spec.stream:
+                _check_accept(incoming)
             incoming.compiled, incoming.values = compiled, match.values
         return compiled
 
@@ -181,6 +204,37 @@ class RestDoor:
         if incoming.method == "OPTIONS":
             return Outgoing(204, headers=(allow,))
         raise MethodNotAllowed(f"{incoming.method[:20]} is not possible here; use {allow[1]}", headers=dict([allow]))
+
+    async def _streamed(self, incoming: Incoming, compiled: CompiledOperation) -> Outgoing | bool:
+        """Run a streaming operation; its generation is held until its answer is sent. False or True once it is: whether
+        the connection may stay open."""
+        with compiled.generation.held():
+            answer = await compiled.invoke(incoming)
+            if not isinstance(answer, Stream):
+                return self._success(incoming, compiled, answer)
+            try:
+                return await self._send(incoming, answer)
+            finally:
+                if answer.close is not None:
+                    await answer.close()
+
+    async def _send(self, incoming: Incoming, stream: Stream) -> bool:
+        """Send an answer while it is made; whether the connection may stay open. Raises nothing once it has begun."""
+        keep = incoming.keep_alive and not self.closing and (stream.length is not None or incoming.is_chunkable)
+        added = tuple(incoming.call.response_headers or ()) if incoming.call is not None else ()
+        head = stream_head(stream, incoming.request_id, added, keep_alive=keep)
+        connection, status = incoming.connection, stream.status
+        try:
+            connection.write(head)
+            if streaming.has_body(stream, incoming.method):
+                await streaming.send_body(connection, stream, chunked=stream.length is None and incoming.is_chunkable)
+        except Exception as error:  # noqa: BLE001 - the head is sent: all that is left is to cut and to log
+            connection.cut()
+            keep = False
+            if not isinstance(error, ConnectionError):
+                self._kernel.log_bug(incoming, _cut_off(error))
+        self._record(incoming, status)
+        return keep
 
     def _success(self, incoming: Incoming, compiled: CompiledOperation, answer: Any) -> Outgoing:
         registered, call = compiled.registered, incoming.call

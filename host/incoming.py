@@ -17,6 +17,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from host.pipeline import CompiledOperation
 from host.request_plan import OCTETS, Octets
+from host.streaming import BodyTransfer
 from plugin_api.call import Call, Trace
 from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable, UnsupportedMediaType
 from plugin_api.limits import BODY_BYTES_MAX
@@ -153,6 +154,11 @@ class Incoming:
         """Whether the client wants the connection kept."""
         return not self._message.should_close and not self._message.upgrade
 
+    @property
+    def is_chunkable(self) -> bool:
+        """Whether the client understands an answer in chunks (HTTP/1.1)."""
+        return self._message.version >= (1, 1)
+
     # ------------------------------------------------------------------ what the pipeline asks
 
     def credentials(self) -> Credentials:
@@ -171,6 +177,8 @@ class Incoming:
         compiled = self.compiled
         if compiled is None:
             raise KernelBug("a request was read before its operation was found")
+        if compiled.registered.bound.spec.stream and self.call is not None:
+            self.call.transfer = BodyTransfer(self.method, self.fields, self._payload, self.connection)
         if not compiled.registered.takes_body:
             return compiled.registered.bind(self.values, self.query, None)
         if compiled.registered.octets is not None and self._body_type() == _OCTETS:

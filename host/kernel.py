@@ -143,7 +143,7 @@ class Kernel:
         return implementation
 
     def part(self, capability: str, prefix: str) -> Any:
-        """One plugin's part of a store (cache, vault), found anew when its provider changes."""
+        """One plugin's part of a store (blobs, cache, vault), found anew when its provider changes."""
         return StorePart(self, capability, prefix)
 
     async def require_identity(self, credentials: Credentials) -> Identity:

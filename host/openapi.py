@@ -10,6 +10,7 @@ from host.openapi_components import Components, is_entity, parameter, rename
 from host.openapi_problems import ANY_PROBLEM, HEADERS, PROBLEM, VIOLATION, Node, header
 from host.request_plan import OCTETS, RequestPlan
 from plugin_api.pipeline import BoundOperation
+from plugin_api.streams import Stream
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -55,6 +56,10 @@ every violation with its JSON Pointer.
 
 **Changes**: an entity answers with its version as `ETag`; a `PATCH` is a JSON Merge Patch and needs it as `If-Match`.
 """
+
+
+ANY_BYTES: Final[Node] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+"""A body in pieces, whatever it is."""
 
 
 class DocumentedOperation(Protocol):
@@ -144,10 +149,11 @@ class _Draft:
         self._operation = operation
         self._bound = operation.bound
         components.names.area = self._bound.area
-        takes_body = self._bound.method not in _WITHOUT_BODY
+        takes_body = self._bound.method not in _WITHOUT_BODY and not self._bound.spec.stream
         self._plan = components.plan(operation.request_type, self._bound.spec.placeholders, takes_body=takes_body)
         self._body = components.body(self._plan) if takes_body else None
-        has_answer = operation.answer_type is not None
+        self._is_streamed = operation.answer_type is Stream
+        has_answer = operation.answer_type is not None and not self._is_streamed
         self._answer = components.answer(operation.answer_type) if has_answer else None
         self._entity = is_entity(operation.answer_type) if has_answer else False
 
@@ -169,6 +175,8 @@ class _Draft:
             made["parameters"] = rename(parameters, renamed)
         if self._body is not None:
             made["requestBody"] = self._request_body(rename(self._body, renamed))
+        elif self._bound.spec.stream and self._bound.method not in _WITHOUT_BODY:
+            made["requestBody"] = {"content": ANY_BYTES}
         made["responses"] = self._responses()
         made["security"] = [] if self._bound.spec.public else [{"bearer": []}, {"cookie": []}]
         return made
@@ -209,6 +217,8 @@ class _Draft:
             if self._operation.status == 201:
                 headers["Location"] = header("Location")
         made: Node = {"description": _SUCCESS.get(self._operation.status, "Done."), "headers": headers}
+        if self._is_streamed:
+            return {**made, "content": ANY_BYTES}
         return {**made, "content": {JSON: {"schema": self._answer}}} if self._answer is not None else made
 
     def _problem_statuses(self) -> set[int]:
@@ -217,6 +227,7 @@ class _Draft:
         # Public operations that change something are log-ins and their like: they refuse what they are shown.
         statuses |= {401, 403} if bound.spec.public and bound.method != "GET" else set()
         statuses |= set() if bound.spec.public else {401, 403}
+        statuses |= {403, 412, 416} if bound.spec.stream else set()
         statuses |= {404} if bound.spec.placeholders or bound.method != "GET" else set()
         statuses |= {409} if bound.method in _KEYED else set()
         statuses |= {412} if bound.method in ("PATCH", "DELETE") else set()

@@ -30,6 +30,7 @@ from plugin_api.operation import JOB_ATTRIBUTE, OPERATION_ATTRIBUTE, REACTION_AT
 from plugin_api.pipeline import BoundOperation
 from plugin_api.ports.event_log import EVENT_LOG
 from plugin_api.services import ServiceKey
+from plugin_api.streams import Stream
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -55,6 +56,7 @@ class HostRegistrar:
         self.host_state = kernel.state
         self.log = PluginLog(generation.plugin_id)
         self.data_folder: Path = kernel.data_folder
+        self.blobs = kernel.part("files", generation.names.area)
         self.cache = kernel.part("cache", generation.names.area)
         self.secrets = kernel.part("vault", generation.plugin_id)
 
@@ -91,7 +93,7 @@ class HostRegistrar:
         bound = BoundOperation(
             f"{area}.{name}", self.plugin_id, area, spec, spec.method, self._path(name, spec), permission
         )
-        takes_body = spec.method not in ("GET", "DELETE")
+        takes_body = spec.method not in ("GET", "DELETE") and not spec.stream
         return RegisteredOperation(
             bound,
             method,
@@ -134,6 +136,8 @@ class HostRegistrar:
         if "return" not in hints:
             raise ManifestError(f"{where}: say what it answers: `-> SomeStruct` or `-> None`")
         answer_type = hints["return"]
+        if answer_type is Stream and not spec.stream:
+            raise ManifestError(f"{where} answers a Stream; declare it with @operation(..., stream=True)")
         return request_type, None if answer_type is type(None) else answer_type
 
     def reactions(self, owner: object) -> None:

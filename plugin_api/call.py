@@ -18,6 +18,7 @@ from plugin_api.errors import (
     PreconditionRequired,
 )
 from plugin_api.ports.database import Transaction, Tx
+from plugin_api.streams import Transfer
 
 ActorKind = Literal["anonymous", "user", "api_key", "plugin", "module"]
 
@@ -98,6 +99,7 @@ class Call:
         "request_id",
         "response_headers",
         "trace",
+        "transfer",
         "user_agent",
     )
 
@@ -136,6 +138,8 @@ class Call:
         """Tell whether the actor holds a full permission name; for decisions that depend on the data."""
         self.response_headers: list[tuple[str, str]] | None = None
         self.after: list[Callable[[], None]] | None = None
+        self.transfer: Transfer | None = None
+        """The request beside its fields, in operations with `stream=True` that were called over REST."""
         self.user_agent = user_agent
         """The caller's own word for its program; empty when it said nothing. Never to be trusted."""
 

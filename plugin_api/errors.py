@@ -103,6 +103,14 @@ class PayloadTooLarge(InvalidRequest):
     default_code = "payload_too_large"
 
 
+class RangeNotSatisfiable(InvalidRequest):
+    """The range of bytes begins at or after the end; the detail names the size."""
+
+    status = 416
+    title = "Range not satisfiable"
+    default_code = "range_not_satisfiable"
+
+
 class HeadersTooLarge(PayloadTooLarge):
     """The request line or the header fields are larger than the host takes."""
 

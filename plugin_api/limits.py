@@ -37,3 +37,18 @@ EVENTS_PER_TRANSACTION_MAX: Final = 1_000
 EVENT_BYTES_MAX: Final = 65_536
 """JSON of one event's data; what is larger belongs into a blob, and the event says which."""
 EVENT_SUBJECT_BYTES_MAX: Final = 200
+
+BLOB_KEY_BYTES_MAX: Final = 800
+BLOB_SEGMENT_BYTES_MAX: Final = 200
+"""One part of a blob's key between slashes, in UTF-8."""
+BLOB_SEGMENTS_MAX: Final = 64
+BLOB_BYTES_MAX: Final = 5 * 2**30
+BLOB_CHUNK_BYTES_MAX: Final = 262_144
+BLOB_CONTENT_TYPE_CHARACTERS_MAX: Final = 200
+BLOB_PAGE_ITEMS_DEFAULT: Final = 50
+BLOB_PAGE_ITEMS_MAX: Final = 200
+BLOB_PART_BYTES_MIN: Final = 5 * 2**20
+"""Of every part of an upload but the last."""
+BLOB_PART_BYTES_MAX: Final = 128 * 2**20
+BLOB_PARTS_MAX: Final = 10_000
+BLOB_URL_S_MAX: Final = 604_800

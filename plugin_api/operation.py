@@ -35,6 +35,8 @@ class OperationSpec:
     transaction: TransactionMode
     deadline_s: float | None
     deprecated: bool
+    stream: bool = False
+    """Its body and its answer may come in pieces; see `plugin_api.streams`."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def operation(
     transaction: TransactionMode = "shared",
     deadline_s: float | None = None,
     deprecated: bool = False,
+    stream: bool = False,
 ) -> Callable[[Function], Function]:
     """Declare a method `async def name(self, call: Call, request: SomeStruct) -> SomeStruct | None` as an operation.
 
@@ -70,7 +73,8 @@ def operation(
     the request comes from the query (GET, DELETE) or from the JSON body. `permission` is relative (`hold.create`);
     `operator=True` puts `platform.` before it. `status` is the success status (default 200, 204 without an answer).
     `deadline_s` may only shorten the host's deadline (kernel plugins may lengthen it). The method's docstring is the
-    operation's description.
+    operation's description. `stream=True` gives the body in pieces as `call.transfer` (the request then comes from path
+    and query alone) and lets the operation answer a `plugin_api.streams.Stream`.
 
     Raises:
         ValueError: at import, when the declaration contradicts itself.
@@ -92,6 +96,7 @@ def operation(
         transaction,
         deadline_s,
         deprecated,
+        stream,
     )
     return _mark(OPERATION_ATTRIBUTE, spec)
 

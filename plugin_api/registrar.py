@@ -12,6 +12,7 @@ from uuid import UUID
 from plugin_api.call import Call
 from plugin_api.clock import Clock
 from plugin_api.pipeline import Tenant
+from plugin_api.ports.blob_store import BlobStore
 from plugin_api.ports.cache import Cache
 from plugin_api.ports.host_state import HostState
 from plugin_api.ports.secrets import Secrets
@@ -91,6 +92,7 @@ class Registrar(Protocol):
     services: Services
     settings: Any
     """The instance of the plugin's `Settings` Struct, or None when it has no settings.py."""
+    blobs: BlobStore
     cache: Cache
     secrets: Secrets
     clock: Clock

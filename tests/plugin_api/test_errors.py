@@ -21,6 +21,7 @@ STATUSES = {
     "UnsupportedMediaType": (415, "INVALID_ARGUMENT"),
     "PayloadTooLarge": (413, "RESOURCE_EXHAUSTED"),
     "HeadersTooLarge": (431, "RESOURCE_EXHAUSTED"),
+    "RangeNotSatisfiable": (416, "INVALID_ARGUMENT"),
     "NotAuthenticated": (401, "UNAUTHENTICATED"),
     "NotAllowed": (403, "PERMISSION_DENIED"),
     "NotFound": (404, "NOT_FOUND"),

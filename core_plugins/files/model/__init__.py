@@ -1,0 +1,1 @@
+"""What a blob's key, range, condition, upload and signed URL are. Pure: no I/O."""
