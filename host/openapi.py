@@ -58,7 +58,11 @@ every violation with its JSON Pointer.
 """
 
 
-ANY_BYTES: Final[Node] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+def _bytes_of(media: str) -> Node:
+    return {media: {"schema": {"type": "string", "format": "binary"}}}
+
+
+ANY_BYTES: Final[Node] = _bytes_of("*/*")
 """A body in pieces, whatever it is."""
 
 
@@ -218,7 +222,7 @@ class _Draft:
                 headers["Location"] = header("Location")
         made: Node = {"description": _SUCCESS.get(self._operation.status, "Done."), "headers": headers}
         if self._is_streamed:
-            return {**made, "content": ANY_BYTES}
+            return {**made, "content": _bytes_of(self._bound.spec.media)}
         return {**made, "content": {JSON: {"schema": self._answer}}} if self._answer is not None else made
 
     def _problem_statuses(self) -> set[int]:

@@ -34,6 +34,7 @@ class BodyTransfer:
         self.length = int(length) if length.isdigit() else None
         self.byte_range = _text(fields.get(b"range"))
         self.if_none_match = _text(fields.get(b"if-none-match"))
+        self.last_event_id = _text(fields.get(b"last-event-id"))
         self._is_awaited = fields.get(b"expect", b"").lower() == b"100-continue"
         self._payload = payload
         self._connection = connection

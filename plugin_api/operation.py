@@ -37,6 +37,8 @@ class OperationSpec:
     deprecated: bool
     stream: bool = False
     """Its body and its answer may come in pieces; see `plugin_api.streams`."""
+    media: str = "*/*"
+    """The media type of a streamed answer, for the documentation."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def operation(
     deadline_s: float | None = None,
     deprecated: bool = False,
     stream: bool = False,
+    media: str = "*/*",
 ) -> Callable[[Function], Function]:
     """Declare a method `async def name(self, call: Call, request: SomeStruct) -> SomeStruct | None` as an operation.
 
@@ -74,7 +77,7 @@ def operation(
     `operator=True` puts `platform.` before it. `status` is the success status (default 200, 204 without an answer).
     `deadline_s` may only shorten the host's deadline (kernel plugins may lengthen it). The method's docstring is the
     operation's description. `stream=True` gives the body in pieces as `call.transfer` (the request then comes from path
-    and query alone) and lets the operation answer a `plugin_api.streams.Stream`.
+    and query alone) and lets the operation answer a `plugin_api.streams.Stream`, of the media type `media`.
 
     Raises:
         ValueError: at import, when the declaration contradicts itself.
@@ -97,6 +100,7 @@ def operation(
         deadline_s,
         deprecated,
         stream,
+        media,
     )
     return _mark(OPERATION_ATTRIBUTE, spec)
 

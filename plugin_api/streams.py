@@ -23,6 +23,8 @@ class Transfer(Protocol):
     """The field Range (RFC 9110, section 14.2), empty without one."""
     if_none_match: str
     """The field If-None-Match, empty without one; If-Match is `call.if_match`."""
+    last_event_id: str
+    """The field Last-Event-ID (HTML, server-sent events), empty without one."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body, once, in pieces as they come.

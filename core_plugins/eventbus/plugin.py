@@ -18,6 +18,9 @@ from plugin_api.ports.wakeups import WAKEUPS
 class EventbusPlugin:
     """`kernel.eventbus`."""
 
+    def __init__(self) -> None:
+        self._operations: EventbusOperations | None = None
+
     @hookimpl
     def pk_register(self, registrar: Registrar) -> None:
         """Provide the port `eventbus`, relay and follow the log."""
@@ -30,9 +33,17 @@ class EventbusPlugin:
         )
         broadcast = Broadcast(parts)
         relay = Relay(parts, f"worker-{registrar.host_state.worker}-{os.getpid()}")
-        registrar.service(EVENT_LOG, EventbusOperations(parts, broadcast))
+        self._operations = EventbusOperations(parts, broadcast)
+        registrar.operations(self._operations)
+        registrar.service(EVENT_LOG, self._operations)
         registrar.task("relay", relay.run)
         registrar.task("broadcast", broadcast.run)
+
+    @hookimpl
+    async def pk_drain(self) -> None:
+        """Let streams end; clients come again."""
+        if self._operations is not None:
+            self._operations.end_streams()
 
 
 plugin = EventbusPlugin()

@@ -109,6 +109,11 @@ async def tip(tx: Tx) -> int:
     return cast("int", await _value(tx, "select tip_position() as value"))
 
 
+async def oldest(tx: Tx) -> int:
+    """The position of the oldest event that is still there."""
+    return cast("int", await _value(tx, "select oldest_position() as value"))
+
+
 async def read_after(tx: Tx, position: int, types: Collection[str], most: int) -> list[tuple[int, Logged]]:
     """Events of these types after a position, of all tenants, each with its position."""
     rows = await tx.fetch("select * from read_after($1, $2, $3)", position, list(types), most)

@@ -117,6 +117,11 @@ create function tip_position() returns bigint
   language sql stable security definer set search_path = eventbus, pg_catalog
   as $$ select position from tip where pk.entered() $$;
 
+-- The position of the oldest event that is still here; the next one's, when there is none.
+create function oldest_position() returns bigint
+  language sql stable security definer set search_path = eventbus, pg_catalog
+  as $$ select coalesce((select min(position) from log), (select position + 1 from tip)) from tip where pk.entered() $$;
+
 -- What came after a position, of all tenants; for broadcasts.
 create function read_after(after bigint, types text[], most integer) returns setof log
   language sql stable security definer set search_path = eventbus, pg_catalog
@@ -248,6 +253,6 @@ create function lags() returns table (consumer text, topic text, behind bigint, 
 drop function lags(), rewind(text, timestamptz), suspect(text, text, smallint, bigint, bigint), leave(text, text),
   attend(text, text, double precision), commit_progress(text, text, smallint, bigint, bigint),
   poll(text, text[], text[], smallint[], integer), join_group(text, text[]), lease_of(text, text, smallint),
-  read_after(bigint, text[], integer), tip_position(), relay(bigint, integer), drop_buckets(integer, integer),
+  read_after(bigint, text[], integer), oldest_position(), tip_position(), relay(bigint, integer), drop_buckets(integer, integer),
   make_buckets(text[]), bucket_of(text, timestamptz);
 drop table members, progress, log, heads, tip;

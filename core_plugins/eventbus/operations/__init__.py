@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from core_plugins.eventbus.operations.administering import AdministerOperations
 from core_plugins.eventbus.operations.broadcasting import Broadcast, Listener
 from core_plugins.eventbus.operations.consuming import Consumer
 from core_plugins.eventbus.operations.parts import Parts
+from core_plugins.eventbus.operations.streaming import StreamOperations
 from plugin_api.events import EventEnvelope
 from plugin_api.ports.event_log import Reaction
 
 
-class EventbusOperations:
-    """Implements `plugin_api.ports.event_log.EventLog`."""
+class EventbusOperations(StreamOperations, AdministerOperations):
+    """Implements `plugin_api.ports.event_log.EventLog`, and what is asked over REST."""
 
     def __init__(self, parts: Parts, broadcast: Broadcast) -> None:
-        self._parts = parts
+        StreamOperations.__init__(self, parts)
+        AdministerOperations.__init__(self, parts)
         self._broadcast = broadcast
 
     async def consume(self, reaction: Reaction) -> None:

@@ -1,0 +1,130 @@
+"""Streams of a tenant's events, as server-sent events (HTML standard, section 9.2); resumed from where they broke off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta, Struct
+
+from core_plugins.eventbus import storage
+from core_plugins.eventbus.model import Logged, read_position
+from core_plugins.eventbus.operations.parts import LOG, Parts
+from plugin_api import Call, operation
+from plugin_api.errors import Gone, KernelBug, KernelError, LimitReached
+from plugin_api.ports.wakeups import Bell
+from plugin_api.streams import Stream
+
+BATCH: Final = 100
+STREAMS_MAX: Final = 256
+"""Of one process."""
+STREAM_S_MAX: Final = 900.0
+"""Then a stream ends, and whoever comes again is asked anew what he may see."""
+QUIET_S: Final = 15.0
+"""After so long without an event a comment is sent, so that a client that has gone is noticed."""
+ALIVE: Final = b": alive\n\n"
+BEGUN: Final = b"retry: 1000\n\n"
+
+
+class Follow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which events."""
+
+    type: Annotated[str, Meta(max_length=160, description="A full type: `acme.crm.lead.created.v1`.")] | None = None
+    subject: Annotated[str, Meta(max_length=200, description="The id of an entity.")] | None = None
+
+
+class StreamOperations:
+    """Hands a tenant's events to whoever listens."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._streams = 0
+        self._ending = asyncio.Event()
+
+    def end_streams(self) -> None:
+        """Let every stream end; clients come again, and find another process or generation."""
+        self._ending.set()
+
+    @operation("GET /stream", permission="event.read", stream=True, media="text/event-stream")
+    async def follow_events(self, call: Call, request: Follow) -> Stream:
+        """Follow the events of one's tenant, as server-sent events: one CloudEvent in each `data:`, each with an `id:`.
+
+        With `Last-Event-ID` it begins after that event, without it with what is told from now on. A stream ends after fifteen
+        minutes; clients come again with the last id, as EventSource does by itself. An id of events that are no longer
+        kept is answered with 410.
+        """
+        if self._streams >= STREAMS_MAX:
+            raise LimitReached(
+                f"{STREAMS_MAX} streams are open in this process; close some, or try again", retry_after_s=5
+            )
+        if call.transfer is None:
+            raise KernelBug("a streaming operation was called without its transfer")
+        position = await self._begin(call.transfer.last_event_id)
+        self._streams += 1
+        return Stream(
+            self._chunks(call.tenant_id, request, position),
+            content_type="text/event-stream; charset=utf-8",
+            headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")),
+            close=self._close,
+        )
+
+    async def _close(self) -> None:
+        self._streams -= 1
+
+    async def _begin(self, last_event_id: str) -> int:
+        """The position after which a stream begins."""
+        position = read_position(last_event_id) if last_event_id else None
+        async with self._parts.tx("begin a stream") as tx:
+            tip, oldest = await storage.tip(tx), await storage.oldest(tx)
+        if position is None:
+            return tip
+        if position + 1 < oldest:
+            raise Gone(
+                f"events after {position} are no longer kept, the oldest is {oldest}; begin without Last-Event-ID and read the "
+                "entities anew",
+                code="events_gone",
+            )
+        return min(position, tip)
+
+    async def _chunks(self, tenant_id: UUID, wanted: Follow, position: int) -> AsyncIterator[bytes]:
+        """The stream: events as they come, a comment when there are none."""
+        bell, ends_at = self._parts.wakeups.bell(LOG), time.monotonic() + STREAM_S_MAX
+        said_at = time.monotonic()
+        try:
+            yield BEGUN
+            while not self._ending.is_set() and time.monotonic() < ends_at:
+                found = await self._read(tenant_id, wanted, position)
+                if found:
+                    position, said_at = found[-1][0], time.monotonic()
+                    yield b"".join(_frame(place, event) for place, event in found)
+                elif time.monotonic() - said_at >= QUIET_S:
+                    said_at = time.monotonic()
+                    yield ALIVE
+                if len(found) < BATCH:
+                    await self._wait(bell)
+        finally:
+            bell.close()
+
+    async def _read(self, tenant_id: UUID, wanted: Follow, position: int) -> list[tuple[int, Logged]]:
+        try:
+            async with self._parts.calls.open(tenant_id, "follow events") as call:
+                return await storage.read_tenant(await call.tx(), position, wanted.type, wanted.subject, BATCH)
+        except KernelError as error:
+            self._parts.log.warning("a stream waits for the database", why=error.detail)
+            return []
+
+    async def _wait(self, bell: Bell) -> None:
+        tasks = [asyncio.create_task(bell.wait(self._parts.settings.poll_s)), asyncio.create_task(self._ending.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _frame(position: int, event: Logged) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (position, msgspec.json.encode(event.envelope))
