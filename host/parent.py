@@ -171,7 +171,8 @@ class Parent:
         self._quarantines = Quarantines(file, first_s=host.quarantine_s, trial_s=host.half_open_s)
         sources = Sources(host.plugin_index, tuple(host.plugin_links), host.plugin_offline)
         times = Times(host.contract_after_s, host.retry_s)
-        return Coordinator(folder, self.serving, Installer(folder, sources), self._quarantines, times, self._settings)
+        self._installer = Installer(folder, sources)
+        return Coordinator(folder, self.serving, self._installer, self._quarantines, times, self._settings)
 
     def _make_workers(self) -> Workers:
         launch = Launch(self._parts.worker_command, str(self._folder.path), (self._http.fileno(),))
@@ -285,6 +286,7 @@ class Parent:
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
+            await self._installer.close()
             await self._workers.stop(self._limits.stop_limit_s)
             await asyncio.gather(self._servers.stop(SERVERS_STOP_LIMIT_S), *(door.stop() for door in self._listeners))
         finally:

@@ -21,6 +21,9 @@ from host.store.pip_process import Sources
 from plugin_api.errors import DeadlinePassed, InvalidRequest, KernelBug
 
 PREPARE_LIMIT_S: Final = 300.0
+SPARE_S: Final = 60.0
+SPARE_AFTER_S: Final = 1.0
+"""After a package was made, so that the process does not compete with what follows."""
 COMMAND: Final = (sys.executable, "-P", "-m", "host.changes.prepare")
 LINE_BYTES_MAX: Final = 1_048_576
 _STDERR_SHOWN: Final = 600
@@ -31,12 +34,18 @@ class _Doing(Struct, frozen=True):
 
 
 class Installer:
-    """Prepares packages, each in a child process."""
+    """Prepares packages, each in a child process.
+
+    A process that has just been used leaves a fresh one behind, for SPARE_S: an author's next save comes soon, and a process
+    takes a third of a second to load the host's modules.
+    """
 
     def __init__(self, folder: Path, sources: Sources, limit_s: float = PREPARE_LIMIT_S) -> None:
         self._folder = folder
         self._sources = sources
         self._limit_s = limit_s
+        self._spare: asyncio.subprocess.Process | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def prepare(self, what: str, progress: Callable[[str], None]) -> tuple[Package, list[str]]:
         """Make the package of a requirement, a wheel or a folder, and check its files; it, and warnings.
@@ -47,14 +56,7 @@ class Installer:
             DeadlinePassed: it took too long; nothing of it is left running.
         """
         wanted = msgspec.json.encode(Wanted(str(self._folder), what, os.getpid(), self._sources))
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=LINE_BYTES_MAX,
-        )
+        process = self._take_spare() or await _start()
         try:
             async with asyncio.timeout(self._limit_s):
                 prepared = await _answer(process, wanted, progress)
@@ -62,10 +64,57 @@ class Installer:
             told = f"{what} could not be prepared within {self._limit_s:g} s; try again, or give the wheel itself"
             raise DeadlinePassed(told) from error
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await _end(process)
+            self._keeping = self._keeping or asyncio.create_task(self._keep_spare(), name="spare for packages")
         return prepared.package, prepared.warnings
+
+    def _take_spare(self) -> asyncio.subprocess.Process | None:
+        """The process that waits, unless it has ended meanwhile."""
+        spare, self._spare = self._spare, None
+        if self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
+        return spare if spare is not None and spare.returncode is None else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a process waits for the next package."""
+        return self._spare is not None and self._spare.returncode is None
+
+    async def close(self) -> None:
+        """Let nothing wait any more."""
+        keeping = self._keeping
+        spare = self._take_spare()
+        if keeping is not None:
+            await asyncio.wait([keeping])
+        if spare is not None:
+            await _end(spare)
+
+    async def _keep_spare(self) -> None:
+        """Start a process for the next package when the change at hand is over, and end it when none comes."""
+        await asyncio.sleep(SPARE_AFTER_S)
+        spare = self._spare = await _start()
+        await asyncio.sleep(SPARE_S)
+        self._spare = None
+        await _end(spare)
+
+
+async def _start() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *COMMAND,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        limit=LINE_BYTES_MAX,
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End it with everything that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _answer(process: asyncio.subprocess.Process, wanted: bytes, progress: Callable[[str], None]) -> Prepared:

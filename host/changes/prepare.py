@@ -8,6 +8,7 @@ one refusal.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ from host.authoring.rules import check_package
 from host.changes.findings import warnings_of
 from host.changes.refusal import refused
 from host.lifeline import end_with_parent
-from host.store import Package, Sources, Store
+from host.store import Builder, Package, Sources, Store
 
 
 class Wanted(Struct, frozen=True):
@@ -41,7 +42,7 @@ class Prepared(Struct, frozen=True):
     """Of the checks of its files, a line each."""
 
 
-def prepare(raw: bytes, answer: BinaryIO) -> None:
+def prepare(raw: bytes, answer: BinaryIO, builder: Builder | None = None) -> None:
     """Prepare what is wanted, and tell what happens."""
 
     def tell(document: object) -> None:
@@ -52,7 +53,7 @@ def prepare(raw: bytes, answer: BinaryIO) -> None:
         wanted = msgspec.json.decode(raw, type=Wanted)
         if os.getppid() != wanted.parent:
             return
-        store = Store(Path(wanted.folder), wanted.sources)
+        store = Store(Path(wanted.folder), wanted.sources, builder=builder)
         package = store.prepare(wanted.what, lambda doing: tell({"doing": doing}))
         tell({"doing": f"checking {package.plugin_id} {package.version}"})
         findings = check_package(Path(package.folder), package.target.partition(":")[0])
@@ -67,7 +68,17 @@ def main() -> None:
     end_with_parent(0.0)
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)
-        prepare(sys.stdin.buffer.read(), answer)
+        builder = None if _is_asked() else Builder()
+        try:
+            prepare(sys.stdin.buffer.read(), answer, builder)
+        finally:
+            if builder is not None:
+                builder.close()
+
+
+def _is_asked() -> bool:
+    """Whether what to prepare is known already; while it is not there is time to start what is probably needed."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def _sentence(outcome: Document) -> str:
     version, former = outcome.get("version") or "", outcome.get("former") or ""
     done = _DONE[outcome["verb"]]
     if not outcome.get("changed", True):
+        if outcome["verb"] == "upgrade":
+            return f"{outcome['plugin_id']} {version} serves already: there is nothing newer in what was given"
         return f"{outcome['plugin_id']} {version} {done} already"
     moved = f" from {former}" if former and version else ""
     return f"{outcome['plugin_id']} {version or former} {done}{moved}"

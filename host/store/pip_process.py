@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -17,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from host.settings import environment
+from host.store.builder import LIFELINE, Builder, wait
 from host.store.room import disk_full
 from host.store.wheels import python_mismatch
 from plugin_api.errors import Conflict, InvalidRequest, KernelError, Unavailable
@@ -26,35 +25,7 @@ RETRIES: Final = 2
 TOLD_CHARACTERS_MAX: Final = 2_000
 _OUTPUT_BYTES_MAX: Final = 262_144
 
-_LIFELINE: Final = """
-import os, runpy, sys, threading
-
-lifeline = os.dup(0)
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-
-def end_with_parent():
-    os.read(lifeline, 1)
-    os.killpg(0, 9)
-
-threading.Thread(target=end_with_parent, daemon=True).start()
-"""
-"""A process that ends with everything that it started when we do, a kill included: nobody would stop it then."""
-_PIP: Final = _LIFELINE + 'runpy.run_module("pip", run_name="__main__", alter_sys=True)'
-_HOOK: Final = (
-    _LIFELINE
-    + """
-import importlib
-source, into, backend = sys.argv[1:]
-os.chdir(source)
-sys.argv[:] = ["setup.py"]
-module, _, path = backend.partition(":")
-hooks = importlib.import_module(module)
-for name in filter(None, path.split(".")):
-    hooks = getattr(hooks, name)
-hooks.build_wheel(into)
-"""
-)
-"""A build backend's own hook (PEP 517): what `pip wheel --no-build-isolation` ends with, after a second of its own."""
+_PIP: Final = LIFELINE + 'runpy.run_module("pip", run_name="__main__", alter_sys=True)'
 
 _ELSEWHERE: Final = frozenset({
     "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PIP_REPORT", "PIP_QUIET", "PIP_PROGRESS_BAR",
@@ -81,6 +52,8 @@ class Pip:
     sources: Sources
     ends_at: float
     """When all of its runs have to be over, by `monotonic`."""
+    builder: Builder | None = None
+    """One that has been started already; for one build."""
 
     def run(self, command: str, *arguments: str, about: str) -> None:
         """Run one command of pip to its end; `about` is what it is for, in messages.
@@ -103,7 +76,8 @@ class Pip:
             InvalidRequest: `build_failed`.
             OSError: it could not be started or the disk is full.
         """
-        status = self._ended([_HOOK, str(source), str(into), backend])
+        words = (str(source), str(into), backend)
+        status = (self.builder or Builder()).build(words, self._output, self._environment(), self._left_s)
         if status is None:
             raise build_failed(about, "it did not end in time and was stopped")
         if status != 0:
@@ -116,7 +90,7 @@ class Pip:
 
     def _ended(self, words: Sequence[str]) -> int | None:
         with self._output.open("wb") as stream:
-            return self._wait(self._start(words, stream.fileno()))
+            return wait(self._start(words, stream.fileno()), self._left_s)
 
     def _start(self, words: Sequence[str], output: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -129,14 +103,9 @@ class Pip:
             start_new_session=True,
         )
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> int | None:
-        """Its exit status, or None when it had to be killed."""
-        try:
-            return process.wait(max(0.0, self.ends_at - monotonic()))
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _kill_group(process)
+    @property
+    def _left_s(self) -> float:
+        return max(0.0, self.ends_at - monotonic())
 
     def _options(self) -> list[str]:
         options = ["--progress-bar", "off", "--no-input", "--disable-pip-version-check", "--no-color"]
@@ -161,15 +130,6 @@ class Pip:
             "TMPDIR": str(self.place),
             "LC_ALL": "C.UTF-8",
         }
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Whatever it started ends too; it leads a session of its own."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
 
 
 def _tail(output: Path) -> str:

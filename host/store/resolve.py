@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,8 @@ class Installed:
         return tuple(_readable(self.source.requires or ()))
 
 
+_HEAD: Final = re.compile(r"^(name|version):[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
+
 Environment = Mapping[str, Installed]
 """By normal name."""
 
@@ -47,13 +50,20 @@ def installed() -> Environment:
     found: dict[str, Installed] = {}
     for distribution in importlib_metadata.distributions():
         try:
-            metadata = distribution.metadata  # each look at it reads the file again
-            one = Installed(metadata["Name"], Version(metadata["Version"]), distribution)
+            name, version = _name_and_version(distribution)
+            one = Installed(name, Version(version), distribution)
             key = canonicalize_name(one.name, validate=True)
         except Exception:  # noqa: BLE001, S112 - a damaged one can neither be pinned nor used
             continue
         found.setdefault(key, one)
     return found
+
+
+def _name_and_version(distribution: importlib_metadata.IDistribution) -> tuple[str, str]:
+    """From the head of its metadata: to read all of them whole takes longer than to build a plugin's wheel."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head = {key.lower(): value for key, value in _HEAD.findall(text.partition("\n\n")[0])}
+    return head["name"], head["version"]
 
 
 def _readable(texts: Iterable[str]) -> Iterator[Requirement]:

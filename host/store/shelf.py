@@ -18,6 +18,7 @@ import msgspec
 from host.store.archive import WHEEL_BYTES_MAX
 from host.store.asked import Asked, read_asked
 from host.store.build import build_folder
+from host.store.builder import Builder
 from host.store.declaration import Declared, declared_plugins, read_declaration
 from host.store.drafts import draft, locked, remove_abandoned, sync_folder, take_away
 from host.store.packages import Package, PackageDamaged, package_name, verify_files, write_list
@@ -59,8 +60,8 @@ class _Work:
 class Store:
     """The packages below `DIR/plugins`. Any number of processes may use one at once.
 
-    `sources` say where requirements come from. Waits for the store's lock end after `lock_wait_s`, all runs of pip for
-    one preparation after `prepare_limit_s`.
+    `sources` say where requirements come from; `builder` builds the first folder, where one has been started. Waits for the
+    store's lock end after `lock_wait_s`, all runs of pip for one preparation after `prepare_limit_s`.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Store:
         *,
         lock_wait_s: float = LOCK_WAIT_S,
         prepare_limit_s: float = PREPARE_LIMIT_S,
+        builder: Builder | None = None,
     ) -> None:
         self.folder = Path(os.path.abspath(folder))
         self._sources = sources
         self._lock_wait_s = lock_wait_s
         self._prepare_limit_s = prepare_limit_s
+        self._builder = builder
 
     # -- taking in
 
@@ -95,7 +98,8 @@ class Store:
         asked = read_asked(what)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with room(self.folder), draft(self.folder, self._lock_wait_s) as place:
-            work = _begin(place, self._sources, self._prepare_limit_s, progress)
+            pip = Pip(_working(place), self._sources, monotonic() + self._prepare_limit_s, self._builder)
+            work = _Work(place, pip, progress)
             wheels, declared = _gather(asked, work)
             unpacking = _unpack(wheels, declared, work)
             package = Package(
@@ -264,10 +268,10 @@ class Store:
 # ------------------------------------------------------------------------------------- one preparation
 
 
-def _begin(place: Path, sources: Sources, limit_s: float, tell: Callable[[str], None]) -> _Work:
+def _working(place: Path) -> Path:
     working = place / "work"
     working.mkdir(mode=0o700)
-    return _Work(place, Pip(working, sources, monotonic() + limit_s), tell)
+    return working
 
 
 def _gather(asked: Asked, work: _Work) -> tuple[list[Wheel], Declared]:

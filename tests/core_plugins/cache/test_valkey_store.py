@@ -67,9 +67,7 @@ async def read_command(reader: asyncio.StreamReader) -> Words:
 
 
 @asynccontextmanager
-async def standing(
-    answer: Answer, timeout_s: float = 5.0
-) -> AsyncIterator[tuple[Stand, CacheOperations, Warnings]]:
+async def standing(answer: Answer, timeout_s: float = 5.0) -> AsyncIterator[tuple[Stand, CacheOperations, Warnings]]:
     """A driver that talks to one; only a test of silence has use for a short bound."""
     stand, warnings = Stand(answer), Warnings()
     server = await asyncio.start_server(stand.serve, "127.0.0.1", 0)
