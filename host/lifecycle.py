@@ -87,6 +87,7 @@ class Lifecycle:
             await self._hook(generation, "migrate", "pk_migrate", HOOK_DEADLINE_S, applied=applied)
             await self._hook(generation, "enable", "pk_enable", ENABLE_DEADLINE_S)
             await self._check_health(generation)
+            await self._phase(generation, "join the event log", self._join(generation))
             await self._phase(generation, "publish", self._rehearse(generation))
         except BaseException as error:
             await self.discard(generation)
@@ -200,6 +201,14 @@ class Lifecycle:
         for task in (*generation.tasks, *reactions):
             run = self._supervised(generation, task.name, task.run)
             generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
+
+    async def _join(self, generation: Generation) -> None:
+        """Let its consumers begin now, so that they miss nothing that is told once it serves."""
+        event_log = self._kernel.find(EVENT_LOG)
+        if event_log is None:
+            return
+        for one in generation.reactions:
+            await event_log.join(f"{generation.names.area}.{one.name}", [one.event_type])
 
     async def _react(self, generation: Generation, registered: RegisteredReaction) -> None:
         """Have the event log call a reaction; its progress is that of the plugin and the method's name."""

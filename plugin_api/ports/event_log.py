@@ -44,6 +44,14 @@ class EventLog(Protocol):
     or the end of its process; what it does elsewhere must bear that.
     """
 
+    async def join(self, consumer: str, types: Collection[str]) -> None:
+        """Let a consumer begin with what is told from now on, unless it has begun before. Idempotent.
+
+        Raises:
+            StoreUnavailable: the database is away.
+        """
+        ...
+
     async def consume(self, reaction: Reaction) -> None:
         """Call `handle` for events as they come; never returns. Cancel it to stop; what was begun is begun anew elsewhere.
 

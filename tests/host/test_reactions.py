@@ -100,6 +100,11 @@ class Log:
 
     def __init__(self) -> None:
         self.reading: list[Reaction] = []
+        self.joined: list[str] = []
+
+    async def join(self, consumer: str, types: list[str]) -> None:
+        assert types == [CLOSED]
+        self.joined.append(consumer)
 
     async def consume(self, reaction: Reaction) -> None:
         self.reading.append(reaction)
@@ -119,6 +124,7 @@ async def test_a_published_reaction_is_read_for_until_its_plugin_stops(bare_kern
     wanted = {"requires": ["eventbus"], "events": EventsPart(consumes=[CLOSED])}
     generation = await activate(bare_kernel, tmp_path, lambda one: one.reactions(made), **wanted)
 
+    assert log.joined == ["acme.crm.add_up"], "it begins before it serves"
     (reaction,) = await until(lambda: log.reading, "it is read for")
     assert (reaction.consumer, reaction.types) == ("acme.crm.add_up", frozenset([CLOSED]))
     assert reaction.handle == made.add_up

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from core_plugins.eventbus import storage
+from core_plugins.eventbus.model import topic_of
 from core_plugins.eventbus.operations.administering import AdministerOperations
 from core_plugins.eventbus.operations.broadcasting import Broadcast, Listener
 from core_plugins.eventbus.operations.consuming import Consumer
@@ -20,6 +22,11 @@ class EventbusOperations(StreamOperations, AdministerOperations):
         StreamOperations.__init__(self, parts)
         AdministerOperations.__init__(self, parts)
         self._broadcast = broadcast
+
+    async def join(self, consumer: str, types: Collection[str]) -> None:
+        """Let a consumer begin; see the port."""
+        async with self._parts.tx("join the log") as tx:
+            await storage.join_group(tx, consumer, {topic_of(one) for one in types})
 
     async def consume(self, reaction: Reaction) -> None:
         """Hand events to a reaction; see the port."""

@@ -141,7 +141,7 @@ class Consumer:
         lease_s = self._parts.settings.lease_s
         async with self._parts.tx("share out partitions") as tx:
             if not self._is_joined:
-                await storage.join_group(tx, self._name, sorted({one.topic for one in self._partitions}))
+                await storage.join_group(tx, self._name, {one.topic for one in self._partitions})
                 self._is_joined = True
             members = await storage.attend(tx, self._name, self._reaction.member, lease_s)
             pairs = [(name, self._held[one].epoch) for name, one in self._leases.items() if one in self._held]
