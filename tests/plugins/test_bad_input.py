@@ -189,16 +189,33 @@ async def test_an_index_that_is_down_is_named(hurt: KernelProcess, pk: Pk) -> No
     assert set(folder.glob("acme*")) == before
 
 
+def preparing_for(parent: int) -> list[int]:
+    """The processes that wait to prepare a package."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            is_child = entry.name.isdigit() and (entry / "stat").read_text().rsplit(")", 1)[1].split()[1] == str(parent)
+            if is_child and b"host.changes.prepare" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
 async def test_a_full_disk_is_told_and_nothing_stays(hurt: KernelProcess, pk: Pk, plant: Plant, tmp_path: Path) -> None:
     """A bound on the size of files stands for it: to write is refused in the same way."""
     big = plant("big", beside={"acme_filling/__init__.py": f"# {secrets.token_hex(FILE_BYTES_MAX)}\n"})
     parent = hurt.pids()["parent"]
     _, hard = resource.prlimit(parent, resource.RLIMIT_FSIZE)
-    resource.prlimit(parent, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, hard))
+    bounded = [parent, *preparing_for(parent)]  # what comes later has the parent's bound
+    for pid in bounded:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, hard))
     try:
         refused = await pk(hurt, "plugins", "install", big.wheel(tmp_path), status=1)
     finally:
         resource.prlimit(parent, resource.RLIMIT_FSIZE, (hard, hard))
+        for pid in preparing_for(parent):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
 
     assert "space" in refused.stderr
     assert not (hurt.data_dir / "plugins" / big.plugin_id).exists()
