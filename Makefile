@@ -39,6 +39,8 @@ run: setup ## Start a kernel in .pk/ and print where it is
 	$(BIN)/pk up $(RUN)
 
 test: setup ## Run every test but the long ones
+	@echo "==> the S3 server of the tests: built once, some minutes, where there is Go"
+	@sh tests/servers/minio.sh >/dev/null || true  # the tests that need it say what is wrong
 	$(TESTS)
 
 fast: setup ## Run the tests that need no kernel
