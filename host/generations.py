@@ -76,7 +76,8 @@ class RegisteredTask:
 class RegisteredReaction:
     """A method of a generation that is called for events of one type."""
 
-    name: str
+    consumer: str
+    """`{area}.{method}`."""
     event_type: str
     handle: Callable[[Call, EventEnvelope], Awaitable[None]]
 

@@ -197,7 +197,9 @@ class Lifecycle:
     # ------------------------------------------------------------------------------------ tasks
 
     def _start_tasks(self, generation: Generation) -> None:
-        reactions = [RegisteredTask(one.name, partial(self._react, generation, one)) for one in generation.reactions]
+        reactions = [
+            RegisteredTask(one.consumer, partial(self._react, generation, one)) for one in generation.reactions
+        ]
         for task in (*generation.tasks, *reactions):
             run = self._supervised(generation, task.name, task.run)
             generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
@@ -208,13 +210,13 @@ class Lifecycle:
         if event_log is None:
             return
         for one in generation.reactions:
-            await event_log.join(f"{generation.names.area}.{one.name}", [one.event_type])
+            await event_log.join(one.consumer, [one.event_type])
 
     async def _react(self, generation: Generation, registered: RegisteredReaction) -> None:
-        """Have the event log call a reaction; its progress is that of the plugin and the method's name."""
+        """Have the event log call a reaction."""
         calls = PluginCalls(self._kernel.runtime(generation))
         reaction = Reaction(
-            consumer=f"{generation.names.area}.{registered.name}",
+            consumer=registered.consumer,
             member=f"{self._kernel.state.worker}:{generation.number}",
             types=frozenset([registered.event_type]),
             open=lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds),

@@ -162,7 +162,7 @@ class HostRegistrar:
             raise ManifestError(f"{where} is no `async def`")
         if len(inspect.signature(method).parameters) != 2:
             raise ManifestError(f"{where} takes (self, call: Call, event: EventEnvelope)")
-        return RegisteredReaction(name, event_type, method)
+        return RegisteredReaction(f"{self.area}.{name}", event_type, method)
 
     def service(self, key: ServiceKey[T], implementation: T) -> None:
         """Provide a capability that is a port."""

@@ -335,5 +335,9 @@ EXPORT_FORMAT: Final = {"format": "csv", "quote": "\x01", "delimiter": "\x02"}
 """JSON escapes both marks, so no line is quoted, and no line has a break of its own."""
 COUNT_PLUGINS: Final = "select count(*) from pk.plugin"
 
+NOTIFY: Final = "select pg_notify($1, name) from unnest($2::text[]) as name"
+WAIT_FOR_NO_DISK: Final = "set synchronous_commit = off"
+"""Of the connection of wake-ups, which may be lost."""
+
 EMIT: Final = "select pk.emit($1::uuid[], $2::text[], $3::text[], $4::text[], $5, $6)"
 """Writes what a transaction tells into the outbox; just before its commit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -13,8 +13,7 @@ from core_plugins.eventbus.model import Entity, Logged, Partition, dead_letter_t
 from plugin_api.ids import uuid7
 from plugin_api.ports.database import Row, Tx
 
-ENTER_INBOX: Final = "select pk.enter_inbox($1, $2, $3, $4) as state"
-HAS_HANDLED: Final = "select pk.has_handled($1, $2) as done"
+InboxState = Literal["new", "seen", "fenced"]
 
 
 class Held(Struct, frozen=True):
@@ -185,6 +184,17 @@ async def rewind(tx: Tx, consumer: str, since: datetime) -> int:
 async def lags(tx: Tx) -> Sequence[Row]:
     """How far consumers are behind: consumer, topic, behind, oldest."""
     return await tx.fetch("select * from lags()")
+
+
+async def enter_inbox(tx: Tx, consumer: str, event_id: UUID, lease: str, epoch: int) -> InboxState:
+    """Begin to handle an event, in the consumer's own transaction; `fenced`: the partition is another's by now."""
+    sql = "select pk.enter_inbox($1, $2, $3, $4) as value"
+    return cast("InboxState", await _value(tx, sql, consumer, event_id, lease, epoch))
+
+
+async def has_handled(tx: Tx, consumer: str, event_id: UUID) -> bool:
+    """Whether an event has had its effect; in a transaction of the consumer's own."""
+    return bool(await _value(tx, "select pk.has_handled($1, $2) as value", consumer, event_id))
 
 
 # ----------------------------------------------------------------------------------------- dead letters

@@ -208,8 +208,8 @@ async def latency() -> Figure:
             "bench.notes.hear", "0", frozenset(["bench.notes.note.changed.v1"]),
             lambda tenant, reason, seconds: made.calls.open(tenant, reason, deadline_s=seconds), hear,
         )  # fmt: skip
+        await made.kernel.require(EVENT_LOG).join(reaction.consumer, reaction.types)
         reading = asyncio.create_task(made.kernel.require(EVENT_LOG).consume(reaction))
-        await asyncio.sleep(2)
         took: list[float] = []
         for number in range(200):
             came.clear()

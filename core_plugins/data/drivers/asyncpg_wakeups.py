@@ -13,6 +13,7 @@ from typing import Final
 
 import asyncpg
 
+from core_plugins.data import storage
 from core_plugins.data.drivers.asyncpg_pool import Link
 from core_plugins.data.drivers.asyncpg_types import Connection
 from plugin_api.errors import StoreUnavailable
@@ -95,7 +96,7 @@ class AsyncpgWakeups:
         connection = link.connection
         connection.add_termination_listener(lambda _: self._has_some.set())
         try:
-            await connection.execute("set synchronous_commit = off")  # a wake-up may be lost, so it waits for no disk
+            await connection.execute(storage.WAIT_FOR_NO_DISK)
             await connection.add_listener(CHANNEL, partial(self._notified, connection.get_server_pid()))
             self._ring_all()  # what was missed while there was no connection
             while not connection.is_closed():
@@ -110,7 +111,7 @@ class AsyncpgWakeups:
         self._has_some.clear()
         if names and not connection.is_closed():
             async with asyncio.timeout(ANSWER_S):
-                await connection.execute("select pg_notify($1, name) from unnest($2::text[]) as name", CHANNEL, names)
+                await connection.execute(storage.NOTIFY, CHANNEL, names)
 
     def _notified(self, ours: int, _: object, pid: int, __: str, name: object) -> None:
         if pid != ours:  # ours have rung already

@@ -8,7 +8,7 @@ from typing import Final
 from core_plugins.eventbus import storage
 from core_plugins.eventbus.model import RETRY_PAUSES_S, Logged, lease_of
 from core_plugins.eventbus.operations.parts import Parts
-from core_plugins.eventbus.storage import ENTER_INBOX, HAS_HANDLED
+from plugin_api.call import Call
 from plugin_api.errors import CommitUnknown, KernelError, StoreUnavailable
 from plugin_api.ports.event_log import Reaction
 
@@ -18,6 +18,10 @@ ENDED_TIMES_MAX: Final = 3
 
 class Fenced(Exception):
     """The partition is another reader's by now."""
+
+
+class HandlerFailed(Exception):
+    """The plugin's method raised its cause, whatever that is: a store that it blames is not the event log's."""
 
 
 class Handler:
@@ -56,6 +60,8 @@ class Handler:
             raise
         except TimeoutError:
             return f"it took longer than {self._parts.settings.handler_s:g} s (eventbus.handler_s)"
+        except HandlerFailed as failure:
+            return _told(failure.__cause__ or failure)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > begun_cancelling:
                 raise
@@ -67,22 +73,26 @@ class Handler:
         async with reaction.open(event.tenant_id, f"react {reaction.consumer}", limit_s) as call:
             tx = await call.tx()
             lease = lease_of(reaction.consumer, event.partition)
-            row = await tx.fetch_one(ENTER_INBOX, reaction.consumer, event.envelope.id, lease, epoch)
-            state = row["state"] if row is not None else "fenced"
+            state = await storage.enter_inbox(tx, reaction.consumer, event.envelope.id, lease, epoch)
             if state == "fenced":
                 raise Fenced
             if state == "new":
                 async with asyncio.timeout(limit_s):
-                    await reaction.handle(call, event.envelope)
+                    await self._call(call, event)
+
+    async def _call(self, call: Call, event: Logged) -> None:
+        try:
+            await self._reaction.handle(call, event.envelope)
+        except KernelError as error:
+            raise HandlerFailed from error
 
     async def examine(self, event: Logged, epoch: int) -> tuple[bool, str | None]:
         """Look at an event of a partition whose reader vanished: whether it was done then; if not, note that it begins now,
         and tell why it is to be parked untried when workers have ended at it before."""
         reaction = self._reaction
         async with reaction.open(event.tenant_id, f"react {reaction.consumer}", self._parts.settings.handler_s) as call:
-            row = await (await call.tx()).fetch_one(HAS_HANDLED, reaction.consumer, event.envelope.id)
-        if row is not None and row["done"]:
-            return True, None
+            if await storage.has_handled(await call.tx(), reaction.consumer, event.envelope.id):
+                return True, None
         async with self._parts.tx("suspect an event") as tx:
             times = await storage.suspect(tx, reaction.consumer, event.partition, epoch, event.offset)
         if times == 0:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -64,17 +65,29 @@ class StreamOperations:
             )
         if call.transfer is None:
             raise KernelBug("a streaming operation was called without its transfer")
-        position = await self._begin(call.transfer.last_event_id)
-        self._streams += 1
+        opened = AsyncExitStack()
+        opened.enter_context(self._counted())  # before anything is awaited: of many at once no more than there may be
+        try:
+            position = await self._begin(call.transfer.last_event_id)
+        except BaseException:
+            await opened.aclose()
+            raise
+        chunks = self._chunks(call.tenant_id, request, position)
+        opened.push_async_callback(chunks.aclose)
         return Stream(
-            self._chunks(call.tenant_id, request, position),
+            chunks,
             content_type="text/event-stream; charset=utf-8",
             headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")),
-            close=self._close,
+            close=opened.aclose,
         )
 
-    async def _close(self) -> None:
-        self._streams -= 1
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     async def _begin(self, last_event_id: str) -> int:
         """The position after which a stream begins."""
@@ -91,7 +104,7 @@ class StreamOperations:
             )
         return min(position, tip)
 
-    async def _chunks(self, tenant_id: UUID, wanted: Follow, position: int) -> AsyncIterator[bytes]:
+    async def _chunks(self, tenant_id: UUID, wanted: Follow, position: int) -> AsyncGenerator[bytes]:
         """The stream: events as they come, a comment when there are none."""
         bell, ends_at = self._parts.wakeups.bell(LOG), time.monotonic() + STREAM_S_MAX
         said_at = time.monotonic()

@@ -23,11 +23,6 @@ class Verdict:
     doubled: int
     inverted: int
 
-    @property
-    def is_sound(self) -> bool:
-        """Whether there is none."""
-        return self == Verdict(0, 0, 0)
-
 
 def judge(told: Iterable[Effect], had_effect: Sequence[Effect]) -> Verdict:
     """Compare what was told (in any order) with what had its effect (in the order of the effects)."""

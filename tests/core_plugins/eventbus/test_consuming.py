@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from plugin_api.call import Call
+from plugin_api.errors import StoreUnavailable
 from plugin_api.events import EventEnvelope
 from plugin_api.testing.waiting import until
 
@@ -233,6 +234,29 @@ async def test_whatever_a_handler_raises_is_its_own_failure(bus) -> None:
 
         await until(is_parked, "the event is parked, and the one behind it")
     assert not heard.words
+
+
+async def test_a_handler_that_blames_a_store_each_time_holds_up_nobody(bus) -> None:
+    """What it raises is its own failure; only the event's own transaction tells that the database is away."""
+    heard = Heard()
+
+    async def hear(call: Call, event: EventEnvelope) -> None:
+        if event.data["word"] == "bad":
+            raise StoreUnavailable("the cache is away")
+        await heard(call, event)
+
+    async with bus.reader(hear) as consumer:
+        await bus.tell("n1", word="bad")
+        await bus.tell("n2", word="fine")
+        await bus.relayed()
+
+        async def is_parked() -> list[Any]:
+            await consumer.step()
+            return await bus.query("select * from eventbus.dead_letters")
+
+        (letter,) = await until(is_parked, "it is parked")
+        await until(lambda: heard.words == ["fine"], "others go on")
+    assert letter["reason"] == "StoreUnavailable: the cache is away"
 
 
 async def test_a_new_consumer_begins_with_what_is_told_from_then_on(bus) -> None:
