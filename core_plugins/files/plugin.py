@@ -15,9 +15,9 @@ from core_plugins.files.operations import Driver, FilesOperations, UrlOperations
 from core_plugins.files.settings import Settings
 from plugin_api import Registrar, hookimpl
 from plugin_api.clock import Clock
+from plugin_api.errors import InvalidRequest
 from plugin_api.pipeline import Tenant
 from plugin_api.ports.blob_store import BLOBS
-from plugin_api.settings import Secret
 
 FOLDER: Final = "blobs"
 URL_KEYS: Final = Path("secrets", "blob-urls")
@@ -66,9 +66,11 @@ class FilesPlugin:
 
 
 def make_driver(settings: Settings, data_folder: Path, clock: Clock) -> Driver:
-    """The filesystem, or the S3 API that the settings name."""
+    """The filesystem, or the S3 API that the settings name. InvalidRequest when that lacks its account."""
     if settings.s3_url is not None:
-        account = Account(settings.s3_access_key, settings.s3_secret_key or Secret(""), settings.s3_region)
+        if settings.s3_secret_key is None or not settings.s3_access_key:
+            raise InvalidRequest("files.s3_url needs an account: set files.s3_access_key and files.s3_secret_key")
+        account = Account(settings.s3_access_key, settings.s3_secret_key, settings.s3_region)
         return S3Store(
             S3Client(settings.s3_url, settings.s3_bucket, account, settings.s3_connections),
             clock,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from core_plugins.iam.drivers.argon2_hasher import Argon2Hasher
+from core_plugins.iam.events import ACCESS_CHANGED, stale_keys
 from core_plugins.iam.operations import IamOperations
 from core_plugins.iam.operations.announce import Announcer
 from core_plugins.iam.operations.api_keys import ApiKeyIdentifier
@@ -23,11 +24,14 @@ from plugin_api import Registrar, hookimpl
 from plugin_api.contracts.auth_provider import AUTH_PROVIDERS
 from plugin_api.contracts.iam import PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN
 from plugin_api.errors import InvalidRequest, KernelError, Violation
+from plugin_api.events import EventEnvelope
 from plugin_api.hooks import Health
 from plugin_api.pipeline import PipelineSlots, Tenant
+from plugin_api.ports.event_log import EVENT_LOG, Subscription
+from plugin_api.ports.stamps import Stamps
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Wired:
     """What one generation of the plugin consists of."""
 
@@ -36,6 +40,8 @@ class _Wired:
     hasher: Argon2Hasher
     api_keys: ApiKeyIdentifier
     identities: Identities
+    heard: Subscription | None = None
+    """What other kernels change; None where no event log is."""
 
 
 class IamPlugin:
@@ -91,8 +97,13 @@ class IamPlugin:
 
     @hookimpl
     async def pk_ready(self) -> None:
-        """Tell plugins of new tenants from now on."""
-        self._active().parts.announcer.open()
+        """Tell plugins of new tenants from now on, and hear what other kernels change."""
+        wired = self._active()
+        wired.parts.announcer.open()
+        event_log = wired.registrar.services.find(EVENT_LOG)
+        if event_log is not None:
+            stamps = wired.parts.stamps
+            wired.heard = event_log.broadcast([ACCESS_CHANGED], lambda event: _touch(stamps, event))
 
     @hookimpl
     async def pk_health(self) -> Health:
@@ -126,10 +137,17 @@ class IamPlugin:
         wired, self._wired = self._wired, None
         if wired is not None:
             wired.hasher.close()
+            if wired.heard is not None:
+                wired.heard.close()
 
     def _active(self) -> _Wired:
         assert self._wired is not None, "the host registers a plugin before it enables it"
         return self._wired
+
+
+def _touch(stamps: Stamps, event: EventEnvelope) -> None:
+    for key in stale_keys(event.data):
+        stamps.touch(key)
 
 
 def _wire(registrar: Registrar) -> _Wired:

@@ -70,7 +70,9 @@ def test_an_installation_finds_its_own_plugins(unpacked: Path) -> None:
     )
     found = json.loads(ran.stdout)
 
-    assert {"kernel.cache", "kernel.data", "kernel.files", "kernel.iam", "kernel.vault"} == set(found)
+    assert {"kernel.cache", "kernel.data", "kernel.eventbus", "kernel.files", "kernel.iam", "kernel.vault"} == set(
+        found
+    )
     for folder, problem, _ in found.values():
         assert folder.startswith(str(unpacked))
         assert problem is None

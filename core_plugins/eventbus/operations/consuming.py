@@ -127,6 +127,10 @@ class Consumer:
         finally:
             self._finished.set()
 
+    def look_soon(self) -> None:
+        """Share partitions out with the next step, whenever that was done last."""
+        self._keep_at = 0.0
+
     # ----------------------------------------------------------------------------------------- partitions
 
     async def _keep(self) -> None:
@@ -174,15 +178,19 @@ class Consumer:
 
     async def leave(self) -> None:
         """Cut off what is under way, and let others have the partitions."""
-        busy = [one.busy for one in self._held.values() if one.busy is not None]
-        for task in busy:
-            task.cancel()
-        await asyncio.gather(*busy, return_exceptions=True)
+        await self.vanish()
         with suppress(KernelError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 async with self._parts.tx("leave the readers") as tx:
                     await self._release(tx, list(self._held.values()))
                     await storage.leave(tx, self._name, self._reaction.member)
+
+    async def vanish(self) -> None:
+        """Cut off what is under way and let go of nothing, as the end of the process does."""
+        busy = [one.busy for one in self._held.values() if one.busy is not None]
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
 
     # -------------------------------------------------------------------------------------------- events
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -98,8 +97,7 @@ class ApiKeyOperations(OperationGroup):
         tx = await call.tx()
         key = _present(await lock_key(tx, request.key_id))
         call.expect_version(key.version)
-        for key_id in await delete_key(tx, key.id):
-            call.after_commit(partial(self._parts.stamps.touch, api_key_key(key_id)))
+        await self._changed(call, *map(api_key_key, await delete_key(tx, key.id)))
 
 
 async def _parent(call: Call, tx: Tx) -> ApiKeyView | None:

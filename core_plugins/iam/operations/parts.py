@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from core_plugins.iam.events import access_changed
 from core_plugins.iam.model.passwords import PasswordHasher
 from core_plugins.iam.settings import Settings
+from plugin_api.call import Call
 from plugin_api.clock import Clock
 from plugin_api.ports.cache import Cache
 from plugin_api.ports.secrets import Secrets
@@ -47,3 +50,12 @@ class OperationGroup:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+
+    async def _changed(self, call: Call, *keys: str) -> None:
+        """What callers may do has changed: in this kernel it is felt with the answer, in others when they hear of it."""
+        if not keys:
+            return
+        tx = await call.tx()
+        tx.emit(access_changed(call.tenant_id, keys))
+        for key in keys:
+            call.after_commit(partial(self._parts.stamps.touch, key))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -93,7 +92,7 @@ class RoleOperations(OperationGroup):
             await update_role(tx, role.id, name, after)
         if name != role.name:
             await rename_in_invitations(tx, role.name, name)
-        call.after_commit(partial(self._parts.stamps.touch, tenant_key(call.tenant_id)))
+        await self._changed(call, tenant_key(call.tenant_id))
         return self._shown(call, _present(await find_role(tx, role.id)))
 
     @operation("DELETE /roles/{role_id}", permission="role.delete")

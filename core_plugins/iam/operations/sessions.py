@@ -100,7 +100,7 @@ class SessionOperations(OperationGroup):
         )
         await sessions.insert_session(tx, new_session, now)
         if await sessions.revoke_oldest(tx, proved.user_id, now, keep=settings.sessions_per_user_max):
-            self._touch_after(call, user_key(call.tenant_id, proved.user_id))
+            await self._changed(call, user_key(call.tenant_id, proved.user_id))
         return session_id
 
     async def _first_tokens(self, call: Call, session_id: UUID, user_id: UUID) -> SessionTokens:
@@ -157,7 +157,7 @@ class SessionOperations(OperationGroup):
         async with self._parts.calls.open(token.tenant_id, "end reused session", deadline_s=4.0) as call:
             now = self._parts.clock.now()
             ended = await sessions.revoke_session(await call.tx(), token.session_id, "reused_token", now)
-            self._touch_after(call, session_key(token.session_id))
+            await self._changed(call, session_key(token.session_id))
         if ended:
             self._parts.log.warning(
                 "a session ended: a refresh token of it was used twice",
@@ -223,7 +223,7 @@ class SessionOperations(OperationGroup):
             user_id = call.identity.user_id if call.identity is not None else None
         if user_id is not None:
             await sessions.revoke_sessions_of(await call.tx(), user_id, "ended", self._parts.clock.now())
-            self._touch_after(call, user_key(call.tenant_id, user_id))
+            await self._changed(call, user_key(call.tenant_id, user_id))
 
     @operation("DELETE /browser-sessions")
     async def log_out_browser(self, call: Call, request: Nothing) -> None:
@@ -243,10 +243,7 @@ class SessionOperations(OperationGroup):
     async def _end(self, call: Call, session_id: UUID) -> None:
         now = self._parts.clock.now()
         await sessions.revoke_session(await call.tx(), session_id, "ended", now)
-        self._touch_after(call, session_key(session_id))
-
-    def _touch_after(self, call: Call, key: str) -> None:
-        call.after_commit(partial(self._parts.stamps.touch, key))
+        await self._changed(call, session_key(session_id))
 
     def _set_cookies(self, call: Call, value: str, csrf_token: str, seconds: int) -> None:
         secure = self._parts.settings.cookie_secure

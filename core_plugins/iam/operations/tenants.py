@@ -131,7 +131,7 @@ class TenantOperations(OperationGroup):
         after = await tenants.update_tenant(await call.tx(), msgspec.structs.replace(before, **changes))
         if after is None:
             raise PreconditionFailed("the tenant has changed since it was read; read it again and repeat the change")
-        call.after_commit(partial(self._parts.stamps.touch, tenant_key(call.tenant_id)))
+        await self._changed(call, tenant_key(call.tenant_id))
         return after
 
     async def _own(self, call: Call, tenant_id: UUID) -> TenantView:

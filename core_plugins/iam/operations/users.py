@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -125,7 +124,7 @@ class UserOperations(OperationGroup):
         await self._require_not_stronger(call, tx, user.id)
         await _keep_an_owner(tx, user, stays=False)
         await delete_user(tx, user.id)
-        self._touch_after_commit(call, user_key(call.tenant_id, user.id))
+        await self._changed(call, user_key(call.tenant_id, user.id))
 
     # ------------------------------------------------------------------------------------ steps
 
@@ -164,7 +163,7 @@ class UserOperations(OperationGroup):
             await update_user(tx, user.id, change)
         if roles is not None:
             await set_user_roles(tx, user.id, [role.id for role in roles])
-        self._touch_after_commit(call, user_key(call.tenant_id, user.id))
+        await self._changed(call, user_key(call.tenant_id, user.id))
         if change.new_password or (change.status != "active" and user.status == "active"):
             await self._end_everything(call, tx, user.id)
 
@@ -172,11 +171,7 @@ class UserOperations(OperationGroup):
         """End a person's sessions and API keys; after the person's row was written, so that no log-in is missed."""
         await revoke_sessions_of(tx, user_id, "user_changed", self._parts.clock.now())
         keys = await delete_keys_of(tx, user_id)
-        self._touch_after_commit(call, *map(api_key_key, keys))
-
-    def _touch_after_commit(self, call: Call, *keys: str) -> None:
-        for key in keys:
-            call.after_commit(partial(self._parts.stamps.touch, key))
+        await self._changed(call, *map(api_key_key, keys))
 
 
 async def add_person(tx: Tx, email: str, name: str, password_hash: str | None, roles: Sequence[NamedRole]) -> UserView:

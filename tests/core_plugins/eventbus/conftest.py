@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from core_plugins.eventbus.operations.consuming import Consumer
@@ -26,6 +27,7 @@ from plugin_api.ports.event_log import Reaction
 from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.ports.wakeups import WAKEUPS
 from plugin_api.testing.clock import FakeClock
+from plugin_api.testing.waiting import until
 from tests.conftest import NOTES
 
 MANIFEST = """id = "acme.notes"
@@ -72,9 +74,13 @@ class Bus:
             sleep,
         )
 
+    def event(self, subject: str, **data: Any) -> Event:
+        """One to tell."""
+        return Event("note.added.v1", subject, data)
+
     async def tell(self, subject: str, *, tenant: UUID | None = None, **data: Any) -> UUID:
         """Emit `note.added`, with a row of the same id."""
-        event = Event("note.added.v1", subject, data)
+        event = self.event(subject, **data)
         async with self.calls.open(tenant or self.tenant, "tell") as call:
             tx = await call.tx()
             await tx.execute("insert into notes (id, body) values ($1, $2)", event.id, str(event.id))
@@ -111,7 +117,6 @@ class Bus:
 
     async def relayed(self) -> None:
         """Wait until the outbox is empty."""
-        from plugin_api.testing.waiting import until
 
         async def is_empty() -> bool:
             async with self.parts().tx("look") as tx:
@@ -126,8 +131,6 @@ class Bus:
 
     async def query(self, sql: str, *arguments: Any) -> list[Any]:
         """Ask as the administrator."""
-        import asyncpg
-
         connection = await asyncpg.connect(self.dsn)
         try:
             return list(await connection.fetch(sql, *arguments))

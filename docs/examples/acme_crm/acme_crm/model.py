@@ -136,6 +136,28 @@ class DealClosing(Struct, frozen=True, forbid_unknown_fields=True):
     outcome: Outcome
 
 
+# ------------------------------------------------------------------------------------------------- totals
+
+
+class NoRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing."""
+
+
+class Total(Struct, frozen=True):
+    """What was won in one currency."""
+
+    currency: str
+    deals_won: int
+    amount_minor: str
+    """Decimal text: a sum may be larger than what JSON readers keep exact."""
+
+
+class Totals(Struct, frozen=True):
+    """All of it."""
+
+    items: list[Total]
+
+
 # ------------------------------------------------------------------------------------------------- rules
 
 

@@ -12,6 +12,7 @@ from plugin_api.ids import uuid7
 from plugin_api.pages import Page, keyset
 from plugin_api.ports.database import Tx
 
+from acme_crm.events import deal_closed, lead_created
 from acme_crm.model import (
     Assignment,
     Closing,
@@ -26,6 +27,8 @@ from acme_crm.model import (
     LeadRef,
     NewDeal,
     NewLead,
+    NoRequest,
+    Totals,
     require_open,
 )
 from acme_crm.settings import Settings
@@ -42,6 +45,7 @@ from acme_crm.storage import (
     lead_of,
     list_deals,
     list_leads,
+    list_totals,
     lock_deal,
     lock_lead,
     write_deal,
@@ -69,7 +73,9 @@ class CrmOperations:
             raise errors.Conflict(f"a tenant has at most {limit} open leads; close some first", code="leads_full")
         lead_id = uuid7()
         await insert_lead(tx, lead_id, request.name, request.company, request.email)
-        return _present(await find_lead(tx, lead_id), "lead")
+        lead = _present(await find_lead(tx, lead_id), "lead")
+        tx.emit(lead_created(lead))
+        return lead
 
     @operation("GET /leads/{lead_id}", permission="lead.read")
     async def get_lead(self, call: Call, request: LeadRef) -> Lead:
@@ -112,7 +118,8 @@ class CrmOperations:
         tx = await call.tx()
         lead = await _open_lead(tx, request.lead_id)
         call.expect_version(lead.version)
-        await close_lead(tx, lead.id, request.outcome)
+        for deal in await close_lead(tx, lead.id, request.outcome):
+            tx.emit(deal_closed(deal, request.outcome))
         return _present(await find_lead(tx, lead.id), "lead")
 
     # -- deals
@@ -155,7 +162,15 @@ class CrmOperations:
         deal = await _open_deal(tx, request.deal_id)
         call.expect_version(deal.version)
         await close_deal(tx, deal.id, request.outcome)
+        tx.emit(deal_closed(deal, request.outcome))
         return _present(await find_deal(tx, deal.id), "deal")
+
+    # -- totals
+
+    @operation("GET /totals", permission="deal.read")
+    async def list_totals(self, call: Call, request: NoRequest) -> Totals:
+        """What was won, by currency. Follows the deals within moments: it is kept from what they tell."""
+        return Totals(await list_totals(await call.tx()))
 
     # -- steps
 

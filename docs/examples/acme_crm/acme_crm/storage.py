@@ -11,7 +11,7 @@ from uuid import UUID
 from plugin_api.pages import Keyset
 from plugin_api.ports.database import Row, Tx
 
-from acme_crm.model import Deal, DealList, Lead, LeadList, Outcome
+from acme_crm.model import Deal, DealList, Lead, LeadList, Outcome, Total
 
 _LEAD = "id, name, company, email, state, assignee_id, version, created_at, updated_at"
 _DEAL = "id, lead_id, title, amount_minor, currency, state, version, created_at, updated_at"
@@ -67,11 +67,12 @@ async def assign_lead(tx: Tx, lead_id: UUID, user_id: UUID) -> None:
     await tx.execute(sql, lead_id, user_id)
 
 
-async def close_lead(tx: Tx, lead_id: UUID, outcome: Outcome) -> None:
-    """End a locked lead, and its open deals with it."""
+async def close_lead(tx: Tx, lead_id: UUID, outcome: Outcome) -> list[Deal]:
+    """End a locked lead, and its open deals with it; those that ended now."""
     change = "set state = $2, version = version + 1, updated_at = now()"
     await tx.execute(f"update leads {change} where id = $1", lead_id, outcome)
-    await tx.execute(f"update deals {change} where lead_id = $1 and state = 'open'", lead_id, outcome)
+    sql = f"update deals {change} where lead_id = $1 and state = 'open' returning {_DEAL}"
+    return [deal_of(row) for row in await tx.fetch(sql, lead_id, outcome)]
 
 
 def lead_of(row: Row) -> Lead:
@@ -145,3 +146,25 @@ def deal_of(row: Row) -> Deal:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )
+
+
+# ------------------------------------------------------------------------------------------------- totals
+
+
+async def add_to_total(tx: Tx, currency: str, amount_minor: int) -> None:
+    """Count one deal that was won."""
+    await tx.execute(
+        """insert into totals (currency, deals_won, amount_minor) values ($1, 1, $2)
+        on conflict (tenant_id, currency) do update set deals_won = totals.deals_won + 1,
+        amount_minor = totals.amount_minor + excluded.amount_minor, version = totals.version + 1, updated_at = now()""",
+        currency,
+        amount_minor,
+    )
+
+
+async def list_totals(tx: Tx) -> list[Total]:
+    """What was won, by currency."""
+    rows = await tx.fetch(
+        "select currency, deals_won, amount_minor::text as amount_minor from totals order by currency"
+    )
+    return [Total(row["currency"], row["deals_won"], row["amount_minor"]) for row in rows]
