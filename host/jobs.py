@@ -18,7 +18,7 @@ from host.runtime import PluginCalls
 from host.services import capability_of
 from plugin_api.call import Call
 from plugin_api.errors import KernelBug
-from plugin_api.limits import JOB_PREFETCH_MAX
+from plugin_api.limits import JOB_PREFETCH_MAX, TASKS_PER_PLUGIN_MAX
 from plugin_api.manifest import ManifestError
 from plugin_api.operation import JobSpec
 from plugin_api.ports.job_queue import JOB_QUEUE, Job, JobQueue, JobView, RunningJob, Schedule, State, Worker
@@ -80,6 +80,8 @@ def register_worker(
         raise ManifestError(f"{where}: write the queue in lower-case words with dots between them, like send.email")
     if any(one.queue == queue for one in generation.workers):
         raise ManifestError(f"{where} is registered twice; one queue has one worker")
+    if len(generation.workers) >= TASKS_PER_PLUGIN_MAX:
+        raise ManifestError(f"{generation.plugin_id}: more than {TASKS_PER_PLUGIN_MAX} workers and schedules")
     if not 1 <= prefetch <= JOB_PREFETCH_MAX or limit_s <= 0:
         raise ManifestError(f"{where}: prefetch is 1 to {JOB_PREFETCH_MAX}, and limit_s is more than 0")
     generation.workers.append(RegisteredWorker(queue, handle, prefetch, limit_s))

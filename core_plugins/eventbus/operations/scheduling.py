@@ -35,6 +35,11 @@ class Scheduler:
         self._since = jobs.clock.now()
         self._renew_at = 0.0
 
+    @property
+    def is_leading(self) -> bool:
+        """Whether it held the lease when it last looked."""
+        return self._epoch is not None
+
     async def run(self) -> None:
         """Keep the schedule for as long as its plugin runs here."""
         try:
@@ -49,7 +54,7 @@ class Scheduler:
                     await asyncio.sleep(AGAIN_S)
                 await asyncio.sleep(self._parts.settings.poll_s)
         finally:
-            await self._let_go()
+            await self.leave()
 
     async def step(self) -> int:
         """Fire what has come, if this process leads; how many jobs were put."""
@@ -97,7 +102,8 @@ class Scheduler:
         self._renew_at = now + (lease_s / 3 if self._epoch is not None else min(lease_s / 3, LOOK_EVERY_S))
         return self._epoch is not None
 
-    async def _let_go(self) -> None:
+    async def leave(self) -> None:
+        """Let go of the lease, so that another leads at once."""
         epoch, self._epoch = self._epoch, None
         if epoch is not None:
             async with self._parts.tx("let go of a schedule") as tx:

@@ -201,8 +201,9 @@ class JobWorker:
     async def _handle(self, doing: Doing) -> None:
         job, worker = doing.job, self._worker
         async with worker.open(job.tenant_id, f"job {job.queue}", worker.limit_s + FINISH_S) as call:
+            limit = asyncio.timeout(worker.limit_s)
             try:
-                async with asyncio.timeout(worker.limit_s) as limit:
+                async with limit:
                     await worker.handle(call, doing.handle)
             except TimeoutError:
                 if limit.expired():

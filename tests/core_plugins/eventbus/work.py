@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from core_plugins.eventbus.model.jobs import Taken
 from core_plugins.eventbus.operations.job_parts import JobParts
 from core_plugins.eventbus.operations.queueing import PostgresJobQueue
+from core_plugins.eventbus.operations.scheduling import Scheduler
 from core_plugins.eventbus.operations.working import JobWorker
 from core_plugins.eventbus.storage import jobs as storage
 from plugin_api.call import Call
-from plugin_api.ports.job_queue import Job, JobView, RunningJob, Worker
+from plugin_api.ports.job_queue import Job, JobView, RunningJob, Schedule, Worker
 from plugin_api.testing.clock import FakeClock
 from plugin_api.testing.waiting import until
 from tests.core_plugins.eventbus.conftest import Bus
@@ -91,6 +93,21 @@ class Work:
             "x_acme_notes", QUEUE, "0", prefetch, limit_s,
             lambda tenant_id, reason, seconds: self.bus.calls.open(tenant_id, reason, deadline_s=seconds), handle,
         )  # fmt: skip
+
+    def schedule(self, cron: str, *, member: str = "0", **given: Any) -> Schedule:
+        """A schedule of `acme.notes` that puts jobs into `import`."""
+        wanted: dict[str, Any] = {"name": "tick", "time_zone": "UTC", "per_tenant": False, "missed": "once", **given}
+        return Schedule(plugin="x_acme_notes", queue="import", cron=cron, member=member, **wanted)
+
+    def scheduler(self, cron: str, *, lease_s: float = 1.0, **given: Any) -> Scheduler:
+        """A scheduler that the test steps by hand."""
+        parts = JobParts(self.bus.parts(lease_s=lease_s), self.clock, self.clock.now, lambda: self.chance)
+        return Scheduler(parts, self.schedule(cron, **given))
+
+    async def fired(self) -> list[str]:
+        """The moments of all jobs that were put, in order, in UTC."""
+        rows = await self.bus.query("select data::json->>'moment' as moment from pk.job order by put_at, 1")
+        return [f"{datetime.fromisoformat(row['moment']).astimezone(UTC):%m-%d %H:%M}" for row in rows]
 
     async def run(self, worker: JobWorker) -> int:
         """Let a worker take what is due, and wait until it has done it; how many jobs."""
