@@ -150,8 +150,8 @@ begin
   perform pk.need_eventbus();
   update pk.job j set state = 'dead', epoch = j.epoch + 1, ended_at = moment,
       reason = format('its worker ended in the middle of it at attempt %s', j.attempt)
-    where j.id in (select w.id from pk.job w where w.plugin = of_plugin and w.queue = key and w.state = 'running'
-      and w.run_at <= moment and w.attempt >= attempts_max for update skip locked);
+    where j.id = any (array(select w.id from pk.job w where w.plugin = of_plugin and w.queue = key and w.state = 'running'
+      and w.run_at <= moment and w.attempt >= attempts_max for update skip locked));
   chosen := array(select w.id from pk.job w where w.plugin = of_plugin and w.queue = key and w.state = 'running'
     and w.run_at <= moment order by w.priority desc, w.run_at, w.id limit most_left for update skip locked);
   due := array(select w.id from pk.job w where w.plugin = of_plugin and w.queue = key and w.state = 'waiting'
@@ -318,8 +318,10 @@ begin
       where q.plugin = dead.plugin and q.name = dead.queue for update of g;
     update pk.job j set state = 'waiting', epoch = j.epoch + 1, attempt = 0, ended_at = null, unique_key = null,
         run_at = coalesce(at, clock_timestamp())
-      where j.state = 'dead' and j.id in (select w.id from pk.job w where w.plugin = dead.plugin and w.queue = dead.queue
-        and w.state = 'dead' and (job is null or w.id = job) order by w.id limit room for update skip locked);
+      -- As an array it is found once; in a plain `in` the planner may look for it again and again, and the limit be passed.
+      where j.state = 'dead' and j.id = any (array(select w.id from pk.job w where w.plugin = dead.plugin
+        and w.queue = dead.queue and w.state = 'dead' and (job is null or w.id = job)
+        order by w.id limit room for update skip locked));
     get diagnostics back = row_count;
     update pk.queue_gone g set gone = g.gone - back where g.plugin = dead.plugin and g.name = dead.queue;
     replayed := replayed + back;

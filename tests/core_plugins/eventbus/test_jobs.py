@@ -355,3 +355,29 @@ async def test_what_ended_long_ago_is_forgotten(work) -> None:
     work.clock.advance(2 * 3_600)
     await worker.step()
     assert await work.bus.query("select from pk.job") == []
+
+
+# ------------------------------------------------------------------------------------------------ as in real life
+
+
+async def test_a_worker_is_woken_by_a_put_and_gives_back_when_it_is_stopped(work) -> None:
+    """By the database's clock, with a poll so rare that only a wake-up can be in time."""
+    queue, done, held = work.real(poll_s=10.0), Done(), Held()
+
+    async def handle(call: Call, job: RunningJob) -> None:
+        await (held if job.data["word"] == "hold" else done)(call, job)
+
+    working = asyncio.create_task(queue.work(work.registered(handle)))
+    try:
+        for word in ("one", "two"):
+            await work.put(word, through=queue)
+            await until(lambda word=word: word in done.words, "it is done at once", 5)
+        held_id = await work.put("hold", through=queue)
+        await until(lambda: held.jobs, "it is being done", 5)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+    found = await work.look(held_id)
+    assert (found.state, found.attempt, found.reason) == ("waiting", 0, "its worker was stopped")
+    assert await work.notes() == ["did one", "did two"]

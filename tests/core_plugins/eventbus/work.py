@@ -16,6 +16,7 @@ from core_plugins.eventbus.operations.scheduling import Scheduler
 from core_plugins.eventbus.operations.working import JobWorker
 from core_plugins.eventbus.storage import jobs as storage
 from plugin_api.call import Call
+from plugin_api.clock import SystemClock
 from plugin_api.ports.job_queue import Job, JobView, RunningJob, Schedule, Worker
 from plugin_api.testing.clock import FakeClock
 from plugin_api.testing.waiting import until
@@ -73,10 +74,22 @@ class Work:
         self.parts = JobParts(self.bus.parts(lease_s=10.0), self.clock, self.clock.now, lambda: self.chance)
         self.queue = PostgresJobQueue(self.parts)
 
-    async def put(self, word: str = "x", *, tenant: UUID | None = None, queue: str = "import", **given: Any) -> UUID:
+    async def put(
+        self,
+        word: Any = "x",
+        *,
+        tenant: UUID | None = None,
+        queue: str = "import",
+        through: PostgresJobQueue | None = None,
+        **given: Any,
+    ) -> UUID:
         """Put a job in a transaction of its own."""
         async with self.bus.calls.open(tenant or self.bus.tenant, "put a job") as call:
-            return await self.queue.put(call, Job(queue, {"word": word}, **given))
+            return await (through or self.queue).put(call, Job(queue, {"word": word}, **given))
+
+    def real(self, **settings: Any) -> PostgresJobQueue:
+        """A queue by the database's clock."""
+        return PostgresJobQueue(JobParts(self.bus.parts(**settings), SystemClock()))
 
     async def put_in_vain(self) -> None:
         """Put a job in a transaction that is rolled back. RuntimeError, always."""
@@ -86,9 +99,10 @@ class Work:
 
     def worker(self, handle: Handle, *, prefetch: int = 10, limit_s: float = 20.0) -> JobWorker:
         """A worker that the test steps by hand."""
-        return JobWorker(self.parts, self._registered(handle, prefetch, limit_s))
+        return JobWorker(self.parts, self.registered(handle, prefetch, limit_s))
 
-    def _registered(self, handle: Handle, prefetch: int, limit_s: float) -> Worker:
+    def registered(self, handle: Handle, prefetch: int = 10, limit_s: float = 20.0) -> Worker:
+        """A handler, as the host hands it over."""
         return Worker(
             "x_acme_notes", QUEUE, "0", prefetch, limit_s,
             lambda tenant_id, reason, seconds: self.bus.calls.open(tenant_id, reason, deadline_s=seconds), handle,
