@@ -33,7 +33,7 @@ class Origin(Struct, frozen=True):
     """The types that the plugin's manifest declares under `[events] emits`."""
 
 
-class EventEnvelope(Struct, frozen=True, omit_defaults=True):
+class EventEnvelope(Struct, frozen=True):
     """What a consumer receives."""
 
     specversion: str

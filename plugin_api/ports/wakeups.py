@@ -10,6 +10,9 @@ from plugin_api.services import ServiceKey
 class Bell(Protocol):
     """One place where wake-ups of a name arrive, in one process."""
 
+    is_only: bool
+    """Set by whoever is the only one in all processes to do what the wake-up is about: others need not be told."""
+
     async def wait(self, at_most_s: float) -> None:
         """Return at the next wake-up, at once when there was one since the last wait, or after `at_most_s`."""
         ...

@@ -9,7 +9,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -63,18 +64,25 @@ def _parent(process: Path) -> int:
         return 0
 
 
-async def figure() -> Figure:
-    """The ratio plain / tenant."""
+@asynccontextmanager
+async def postgres() -> AsyncIterator[tuple[str, int, Path]]:
+    """A server for one figure: its address, the postmaster's pid, a folder beside it."""
     place = Path(tempfile.mkdtemp(prefix="pk-bench-"))
     folder = DataFolder.open(place / "pk")
     servers = Servers(folder, Register(folder), lambda: None)
     await servers.start([PostgresServer()], choose_privileges())
     try:
-        return await _measure(servers.addresses()["postgres"], servers.pids()["postgres"], place)
+        yield servers.addresses()["postgres"], servers.pids()["postgres"], place
     finally:
         await servers.stop(5.0)
         folder.close()
         shutil.rmtree(place, ignore_errors=True)
+
+
+async def figure() -> Figure:
+    """The ratio plain / tenant."""
+    async with postgres() as (dsn, postmaster, place):
+        return await _measure(dsn, postmaster, place)
 
 
 async def _measure(dsn: str, postmaster: int, place: Path) -> Figure:

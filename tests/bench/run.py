@@ -162,6 +162,27 @@ async def plugin_storm() -> list[Figure]:
     return [await storm()]
 
 
+async def event_write() -> list[Figure]:
+    """What telling costs a business write."""
+    from events import outbox
+
+    return [await outbox()]
+
+
+async def event_relay() -> list[Figure]:
+    """What moving an event into the log costs."""
+    from events import relay
+
+    return [await relay()]
+
+
+async def event_latency() -> list[Figure]:
+    """How long an event takes to its consumer."""
+    from events import latency
+
+    return [await latency()]
+
+
 FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "pipeline": pipeline,
     "routes": routes,
@@ -171,6 +192,9 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "plugin_install": plugin_install,
     "plugin_swap_bytes": plugin_swap_bytes,
     "plugin_storm": plugin_storm,
+    "event_write": event_write,
+    "event_relay": event_relay,
+    "event_latency": event_latency,
 }
 
 

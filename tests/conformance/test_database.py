@@ -13,7 +13,6 @@ import pytest
 
 from plugin_api import Event
 from plugin_api.errors import Conflict, DeadlinePassed, KernelBug, StoreUnavailable, Unavailable, UniqueViolation
-from plugin_api.limits import EVENTS_PER_TRANSACTION_MAX
 from plugin_api.testing import until
 
 INSERT = "insert into notes (id, body) values ($1, $2)"
@@ -357,29 +356,6 @@ async def _is_sleeping(notes) -> bool:
         "select 1 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
     )
     return bool(found)
-
-
-# ------------------------------------------------------------------------------------------------------ events
-
-
-async def test_an_event_without_an_event_log_undoes_everything(notes) -> None:
-    tx = await notes.begin()
-    await tx.execute(INSERT, uuid4(), "a")
-    tx.emit(Event(type="note.touched.v1", subject="x", data={}))
-    with pytest.raises(KernelBug, match="eventbus"):
-        await tx.commit()
-
-    assert await read(notes) == []
-
-
-async def test_events_of_a_transaction_are_bounded(notes) -> None:
-    tx = await notes.begin()
-    event = Event(type="note.touched.v1", subject="x", data={})
-    for _ in range(EVENTS_PER_TRANSACTION_MAX):
-        tx.emit(event)
-    with pytest.raises(KernelBug, match=str(EVENTS_PER_TRANSACTION_MAX)):
-        tx.emit(event)
-    await tx.rollback()
 
 
 # ------------------------------------------------------------------------------------------------- generations

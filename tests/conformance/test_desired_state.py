@@ -562,7 +562,8 @@ async def test_a_database_of_before_is_brought_up_to_date(make_database, tmp_pat
         await database.close()
 
     assert await migrator.bootstrap(BOOTSTRAP) == before
-    assert [applied.number for applied in await migrator.applied("pk")] == [1, 2]
+    files = sorted(int(file.name[:4]) for file in BOOTSTRAP.glob("*.sql"))
+    assert [applied.number for applied in await migrator.applied("pk")] == files
     assert await desired.read() == DesiredPlugins(0, "", ())
     assert await desired.change("one", 0, [crm()]) == 1
 

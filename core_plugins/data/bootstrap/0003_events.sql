@@ -32,11 +32,11 @@ revoke all on pk.outbox from public;
 -- Which of the twelve partitions the events of an entity take: the first four bytes of SHA-256, so that every server and
 -- every driver agrees.
 create function pk.partition_of(subject text) returns smallint
-  language sql immutable strict parallel safe set search_path = pg_catalog
+  language sql immutable strict parallel safe
   return (('x' || left(encode(sha256(convert_to(subject, 'UTF8')), 'hex'), 8))::bit(32)::bigint % 12)::smallint;
 
 create function pk.topic_of(area text) returns text
-  language sql immutable strict parallel safe set search_path = pg_catalog
+  language sql immutable strict parallel safe
   return case when area = 'iam' then 'platform.auth.events'
     when area in ('money', 'data', 'files', 'audit', 'billing') then 'platform.' || area || '.events'
     else 'platform.module.events' end;
@@ -50,8 +50,18 @@ declare
   tenant constant uuid := pk.tenant_id();
   plugin constant text := current_setting('role');
   own_area constant text := case when starts_with(plugin, 'x_') then replace(substr(plugin, 3), '_', '.') else plugin end;
+  topic constant text := pk.topic_of(own_area);
+  number bigint;
   source constant text := '/plugins/' || case when starts_with(plugin, 'x_') then own_area else 'kernel.' || own_area end;
 begin
+  if cardinality(ids) = 1 then  -- as usual, and at half the price
+    insert into pk.entity as e (tenant_id, area, subject, sequence) values (tenant, own_area, subjects[1], 1)
+      on conflict on constraint entity_pkey do update set sequence = e.sequence + 1 returning e.sequence into number;
+    insert into pk.outbox (tenant_id, id, source, type, subject, sequence, data, actor, traceparent, topic, partition)
+      values (tenant, ids[1], source, own_area || '.' || types[1], subjects[1], number, payloads[1]::json, actor,
+        traceparent, topic, pk.partition_of(subjects[1]));
+    return;
+  end if;
   with told as (
     select t.*, row_number() over (partition by t.subject order by t.nr) as nth
       from unnest(ids, types, subjects, payloads) with ordinality as t (id, type, subject, payload, nr)),
@@ -63,7 +73,7 @@ begin
     returning e.subject, e.sequence as last)
   insert into pk.outbox (tenant_id, id, source, type, subject, sequence, data, actor, traceparent, topic, partition)
     select tenant, t.id, source, own_area || '.' || t.type, t.subject, n.last - c.events + t.nth, t.payload::json, actor,
-      traceparent, pk.topic_of(own_area), pk.partition_of(t.subject)
+      traceparent, topic, pk.partition_of(t.subject)
     from told t join counted c using (subject) join numbered n using (subject) order by t.nr;
 end $$;
 

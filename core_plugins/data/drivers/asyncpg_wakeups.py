@@ -21,6 +21,8 @@ from plugin_api.registrar import Logger
 CHANNEL: Final = "pk_wakeups"
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 5.0
+PAUSE_S: Final = 0.005
+"""Between two notifications: what rings meanwhile becomes one."""
 AGAIN_S: Final = 0.5
 AGAIN_S_MAX: Final = 10.0
 _FAILURES: Final = (StoreUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -35,6 +37,7 @@ class AsyncpgBell:
 
     def __init__(self, name: str, forget: Callable[[AsyncpgBell], None]) -> None:
         self.name = name
+        self.is_only = False
         self.rung = asyncio.Event()
         self._forget = forget
 
@@ -63,9 +66,9 @@ class AsyncpgWakeups:
 
     def ring(self, name: str) -> None:
         """Ring here at once, elsewhere soon; see the port."""
-        self._heard(name)
-        self._to_ring.add(name)
-        self._has_some.set()
+        if not self._heard(name):
+            self._to_ring.add(name)
+            self._has_some.set()
 
     def bell(self, name: str) -> AsyncpgBell:
         """Make a bell; see the port."""
@@ -90,38 +93,35 @@ class AsyncpgWakeups:
 
     async def _serve(self, link: Link) -> None:
         connection = link.connection
-        lost = asyncio.Event()
-        connection.add_termination_listener(lambda _: lost.set())
+        connection.add_termination_listener(lambda _: self._has_some.set())
         try:
+            await connection.execute("set synchronous_commit = off")  # a wake-up may be lost, so it waits for no disk
             await connection.add_listener(CHANNEL, partial(self._notified, connection.get_server_pid()))
             self._ring_all()  # what was missed while there was no connection
-            while not lost.is_set():
-                await self._notify_next(connection, lost)
+            while not connection.is_closed():
+                await self._has_some.wait()
+                await self._notify(connection)
+                await asyncio.sleep(PAUSE_S)
         finally:
             connection.terminate()
 
-    async def _notify_next(self, connection: Connection, lost: asyncio.Event) -> None:
-        waiting = [asyncio.create_task(self._has_some.wait()), asyncio.create_task(lost.wait())]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-        if lost.is_set():
-            return
+    async def _notify(self, connection: Connection) -> None:
         names, self._to_ring = sorted(self._to_ring), set()
         self._has_some.clear()
-        async with asyncio.timeout(ANSWER_S):
-            await connection.execute("select pg_notify($1, name) from unnest($2::text[]) as name", CHANNEL, names)
+        if names and not connection.is_closed():
+            async with asyncio.timeout(ANSWER_S):
+                await connection.execute("select pg_notify($1, name) from unnest($2::text[]) as name", CHANNEL, names)
 
     def _notified(self, ours: int, _: object, pid: int, __: str, name: object) -> None:
         if pid != ours:  # ours have rung already
             self._heard(str(name))
 
-    def _heard(self, name: str) -> None:
-        for bell in self._bells:
-            if bell.name == name:
-                bell.rung.set()
+    def _heard(self, name: str) -> bool:
+        """Ring the bells of this process; whether one of them is the only one that matters."""
+        mine = [bell for bell in self._bells if bell.name == name]
+        for bell in mine:
+            bell.rung.set()
+        return any(bell.is_only for bell in mine)
 
     def _ring_all(self) -> None:
         for bell in self._bells:

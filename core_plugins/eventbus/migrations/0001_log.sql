@@ -42,7 +42,7 @@ create index log_tenant on log (tenant_id, position);
 select pk.protect('log');
 
 create function bucket_of(topic text, at timestamptz) returns text
-  language sql immutable strict set search_path = pg_catalog
+  language sql immutable strict
   return case when topic = 'platform.audit.events' then 'audit' else 'other' end
     || to_char(at at time zone 'UTC', '_YYYYMMDD');
 
@@ -141,7 +141,7 @@ create table progress (
 comment on table progress is 'no tenant: how far each consumer has come in each partition';
 
 create function lease_of(consumer text, topic text, partition smallint) returns text
-  language sql immutable strict set search_path = pg_catalog
+  language sql immutable strict
   return 'eventbus:' || consumer || '/' || topic || '/' || partition;
 
 -- A consumer that comes for the first time begins with what comes after it.

@@ -33,7 +33,9 @@ class Relay:
         bell = self._parts.wakeups.bell(OUTBOX)
         try:
             while True:
-                if await self._quietly() != BATCH:
+                moved = await self._quietly()
+                bell.is_only = self._epoch is not None
+                if moved != BATCH:
                     await bell.wait(self._parts.settings.poll_s)
         finally:
             bell.close()

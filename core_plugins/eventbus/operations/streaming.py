@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from core_plugins.eventbus import storage
 from core_plugins.eventbus.model import Logged, read_position
@@ -28,6 +28,7 @@ QUIET_S: Final = 15.0
 """After so long without an event a comment is sent, so that a client that has gone is noticed."""
 ALIVE: Final = b": alive\n\n"
 BEGUN: Final = b"retry: 1000\n\n"
+_OPTIONAL: Final = ("actor", "traceparent")
 
 
 class Follow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,4 +128,8 @@ class StreamOperations:
 
 
 def _frame(position: int, event: Logged) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (position, msgspec.json.encode(event.envelope))
+    document = structs.asdict(event.envelope)
+    for name in _OPTIONAL:
+        if not document[name]:
+            del document[name]  # an attribute of a CloudEvent is never empty
+    return b"id: %d\ndata: %b\n\n" % (position, msgspec.json.encode(document))

@@ -17,6 +17,8 @@ from tests.core_plugins.eventbus.conftest import ADDED
 class DeafBell:
     """Hears nothing."""
 
+    is_only = False
+
     async def wait(self, at_most_s: float) -> None:
         await asyncio.sleep(at_most_s)
 
