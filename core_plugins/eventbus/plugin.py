@@ -67,9 +67,11 @@ class EventbusPlugin:
 
     @hookimpl
     async def pk_tenant_erased(self, tenant: Tenant) -> None:
-        """Forget it, and its jobs."""
+        """Forget it, its jobs, and what it told and heard."""
         if self._tenants is not None:
             await self._tenants.forget(tenant.id)
+        if self._operations is not None:
+            await self._operations.forget_tenant(tenant.id)
 
     @hookimpl
     async def pk_drain(self) -> None:
