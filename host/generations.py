@@ -17,6 +17,7 @@ from plugin_api.events import EventEnvelope
 from plugin_api.manifest import Manifest, Names
 from plugin_api.operation import OperationSpec
 from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
+from plugin_api.ports.job_queue import MissedRuns, RunningJob
 
 if TYPE_CHECKING:
     from host.leaks import Remains
@@ -82,6 +83,28 @@ class RegisteredReaction:
     handle: Callable[[Call, EventEnvelope], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class RegisteredWorker:
+    """A method of a generation that does the jobs of one of its queues."""
+
+    queue: str
+    handle: Callable[[Call, RunningJob], Awaitable[None]]
+    prefetch: int
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class RegisteredSchedule:
+    """When a generation puts a job into one of its queues again and again."""
+
+    name: str
+    queue: str
+    cron: str
+    time_zone: str
+    per_tenant: bool
+    missed: MissedRuns
+
+
 @dataclass
 class SlotFillers:
     """What one generation put into the pipeline's slots."""
@@ -131,6 +154,8 @@ class Generation:
     services: dict[str, object] = field(default_factory=dict)
     tasks: list[RegisteredTask] = field(default_factory=list)
     reactions: list[RegisteredReaction] = field(default_factory=list)
+    workers: list[RegisteredWorker] = field(default_factory=list)
+    schedules: list[RegisteredSchedule] = field(default_factory=list)
     counters: list[str] = field(default_factory=list)
     slots: SlotFillers = field(default_factory=SlotFillers)
     running: list[asyncio.Task[None]] = field(default_factory=list)
@@ -180,6 +205,8 @@ class Generation:
         self.slots = SlotFillers()
         for held in (self.operations, self.services, self.tasks, self.reactions, self.counters, self.running):
             held.clear()
+        self.workers.clear()
+        self.schedules.clear()
 
     def permissions(self) -> dict[str, str]:
         """Full permission names with their descriptions; those of operator operations begin `platform.`."""

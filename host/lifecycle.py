@@ -11,6 +11,7 @@ import pluggy
 
 from host.generations import Code, Generation, RegisteredReaction, RegisteredTask
 from host.hooks import HookFailed
+from host.jobs import job_tasks
 from host.kernel import Kernel
 from host.registrar import HostRegistrar
 from host.runtime import PluginCalls
@@ -200,7 +201,7 @@ class Lifecycle:
         reactions = [
             RegisteredTask(one.consumer, partial(self._react, generation, one)) for one in generation.reactions
         ]
-        for task in (*generation.tasks, *reactions):
+        for task in (*generation.tasks, *reactions, *job_tasks(self._kernel, generation)):
             run = self._supervised(generation, task.name, task.run)
             generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
 

@@ -20,15 +20,18 @@ from host.generations import (
     absolute_path,
     full_permission,
 )
+from host.jobs import PluginJobs, register_schedule, register_worker
 from host.observe import CounterFamily, PluginLog
 from host.request_plan import octets_of
 from host.runtime import GenerationRuntime, PluginCalls
 from host.services import PluginServices, capability_of
+from plugin_api.call import Call
 from plugin_api.limits import OPERATIONS_PER_PLUGIN_MAX, TASKS_PER_PLUGIN_MAX
 from plugin_api.manifest import ManifestError
 from plugin_api.operation import JOB_ATTRIBUTE, OPERATION_ATTRIBUTE, REACTION_ATTRIBUTE, OperationSpec
 from plugin_api.pipeline import BoundOperation
 from plugin_api.ports.event_log import EVENT_LOG
+from plugin_api.ports.job_queue import RunningJob
 from plugin_api.services import ServiceKey
 from plugin_api.streams import Stream
 
@@ -50,6 +53,7 @@ class HostRegistrar:
         self.settings = settings
         self.services = PluginServices(kernel, generation.plugin_id, generation.manifest)
         self.calls = PluginCalls(runtime)
+        self.jobs = PluginJobs(kernel, generation)
         self.clock = kernel.clock
         self.stamps = kernel.stamps
         self.tenant_hooks = kernel.tenant_hooks
@@ -141,14 +145,13 @@ class HostRegistrar:
         return request_type, None if answer_type is type(None) else answer_type
 
     def reactions(self, owner: object) -> None:
-        """Register the methods of `owner` that are marked `@on`."""
+        """Register the methods of `owner` that are marked `@on` or `@job`."""
         self._check()
-        jobs = list(_marked(owner, JOB_ATTRIBUTE))
-        if jobs:
-            raise ManifestError(f"{self.plugin_id}: {jobs[0][0]} runs on a schedule, and no installed plugin keeps one")
-        found = list(_marked(owner, REACTION_ATTRIBUTE))
-        if not found:
-            raise ManifestError(f"{self.plugin_id}: {type(owner).__name__} has no method marked @on")
+        jobs, found = list(_marked(owner, JOB_ATTRIBUTE)), list(_marked(owner, REACTION_ATTRIBUTE))
+        if not found and not jobs:
+            raise ManifestError(f"{self.plugin_id}: {type(owner).__name__} has no method marked @on or @job")
+        for name, method, spec in jobs:
+            register_schedule(self._generation, name, method, spec)
         for name, method, spec in found:
             self._generation.reactions.append(self._reaction(name, method, spec.event_type))
 
@@ -163,6 +166,18 @@ class HostRegistrar:
         if len(inspect.signature(method).parameters) != 2:
             raise ManifestError(f"{where} takes (self, call: Call, event: EventEnvelope)")
         return RegisteredReaction(f"{self.area}.{name}", event_type, method)
+
+    def worker(
+        self,
+        queue: str,
+        handle: Callable[[Call, RunningJob], Awaitable[None]],
+        *,
+        prefetch: int = 10,
+        limit_s: float = 30.0,
+    ) -> None:
+        """Do the jobs of one of the plugin's queues from publish until drain."""
+        self._check()
+        register_worker(self._generation, queue, handle, prefetch, limit_s)
 
     def service(self, key: ServiceKey[T], implementation: T) -> None:
         """Provide a capability that is a port."""

@@ -21,7 +21,7 @@ def capability_of(requirement: str) -> str:
     return requirement.split(" ", 1)[0].strip()
 
 
-HANDLED: Final = frozenset({"eventbus"})
+HANDLED: Final = frozenset({"eventbus", "jobs"})
 """Third parties may require these and use them through the registrar alone: what is behind knows every tenant."""
 HOST_ONLY: Final = frozenset({"migrations", "desired_state", "wakeups"})
 """Capabilities that reach every plugin's tables, or decide what code runs: for the host and the kernel's own plugins."""

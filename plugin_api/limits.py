@@ -38,6 +38,16 @@ EVENT_BYTES_MAX: Final = 65_536
 """JSON of one event's data; what is larger belongs into a blob, and the event says which."""
 EVENT_SUBJECT_BYTES_MAX: Final = 200
 
+JOBS_PER_QUEUE_MAX: Final = 10_000
+"""Jobs of one queue that wait; a further one is refused. What comes back for another attempt is not."""
+JOB_BYTES_MAX: Final = 65_536
+"""JSON of one job's data; what is larger belongs into a blob, and the job says which."""
+JOB_KEY_BYTES_MAX: Final = 200
+JOB_NOTE_CHARACTERS_MAX: Final = 200
+JOB_RETRIES: Final = 5
+JOB_PREFETCH_MAX: Final = 100
+"""Jobs that one worker of a queue does at once in one process."""
+
 BLOB_KEY_BYTES_MAX: Final = 800
 BLOB_SEGMENT_BYTES_MAX: Final = 200
 """One part of a blob's key between slashes, in UTF-8."""

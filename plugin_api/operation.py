@@ -54,6 +54,8 @@ class JobSpec:
 
     cron: str
     per_tenant: bool
+    time_zone: str
+    missed: Literal["skip", "once", "all"]
 
 
 def operation(
@@ -113,9 +115,18 @@ def on(event_type: str) -> Callable[[Function], Function]:
     return _mark(REACTION_ATTRIBUTE, ReactionSpec(event_type))
 
 
-def job(cron: str, *, per_tenant: bool = False) -> Callable[[Function], Function]:
-    """Call `async def name(self, call: Call)` on a schedule (five cron fields, UTC), once per cluster and firing."""
-    return _mark(JOB_ATTRIBUTE, JobSpec(cron, per_tenant))
+def job(
+    cron: str, *, per_tenant: bool = False, time_zone: str = "UTC", missed: Literal["skip", "once", "all"] = "once"
+) -> Callable[[Function], Function]:
+    """Call `async def name(self, call: Call)` on a schedule, once per cluster and firing; a failed call is tried again.
+
+    `cron` is five fields (minute hour day-of-month month day-of-week) of wall time in `time_zone`. A local time that is
+    skipped when clocks are set comes at the next moment that there is, one that is repeated comes once; where minute or hour
+    begin with a star (`*/5 * * * *`), the schedule goes by the time that passes. `per_tenant=True` calls it in each active
+    tenant; without it the call has no tenant, which is for kernel plugins alone. `missed` says what becomes of moments at
+    which nobody ran: `once` makes up for the newest, `all` for the newest hundred, `skip` for none older than a minute.
+    """
+    return _mark(JOB_ATTRIBUTE, JobSpec(cron, per_tenant, time_zone, missed))
 
 
 def _parse(route: str) -> tuple[str, str, tuple[str, ...]]:

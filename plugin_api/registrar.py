@@ -15,6 +15,7 @@ from plugin_api.pipeline import Tenant
 from plugin_api.ports.blob_store import BlobStore
 from plugin_api.ports.cache import Cache
 from plugin_api.ports.host_state import HostState
+from plugin_api.ports.job_queue import Jobs, RunningJob
 from plugin_api.ports.secrets import Secrets
 from plugin_api.ports.stamps import Stamps
 from plugin_api.services import ServiceKey, Services
@@ -98,6 +99,8 @@ class Registrar(Protocol):
     clock: Clock
     stamps: Stamps
     calls: Calls
+    jobs: Jobs
+    """The plugin's own jobs; needs `jobs` in the manifest's `requires`."""
     tenant_hooks: TenantHooks
     host_state: HostState
     log: Logger
@@ -115,6 +118,24 @@ class Registrar(Protocol):
 
     def reactions(self, owner: object) -> None:
         """Register every method marked `@on` or `@job`."""
+        ...
+
+    def worker(
+        self,
+        queue: str,
+        handle: Callable[[Call, RunningJob], Awaitable[None]],
+        *,
+        prefetch: int = 10,
+        limit_s: float = 30.0,
+    ) -> None:
+        """Do the jobs of one of the plugin's queues, `prefetch` at once in each process, from publish until drain.
+
+        `handle` is called in the job's tenant, at least once; what it writes in the call's transaction has its effect once. It
+        may take `limit_s` seconds. When it raises, the job is tried again: see `plugin_api.ports.job_queue`.
+
+        Raises:
+            ManifestError: `jobs` is not in the manifest's `requires`, the queue's name is none, the queue has a worker.
+        """
         ...
 
     def service(self, key: ServiceKey[T], implementation: T) -> None:

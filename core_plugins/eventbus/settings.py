@@ -29,3 +29,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     handler_s: Annotated[
         float, Meta(ge=0.1, le=300), setting("Seconds that a plugin may take to handle one event.")
     ] = 30.0
+    keep_jobs_hours: Annotated[
+        int, Meta(ge=1, le=8_760), setting("Hours that jobs which were done or cancelled can still be asked for.")
+    ] = 24
+    keep_dead_jobs_days: Annotated[
+        int, Meta(ge=1, le=3650), setting("Days that dead jobs are kept, and can be replayed.")
+    ] = 30

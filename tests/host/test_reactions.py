@@ -50,7 +50,7 @@ class TakesMore:
 class Scheduled:
     @job("0 * * * *")
     async def tick(self, call: Call) -> None:
-        """Nobody keeps a schedule."""
+        """Would have no tenant."""
 
 
 class Plain:
@@ -83,7 +83,7 @@ async def activate(
         (Reactions(), {"events": EventsPart(consumes=[CLOSED])}, 'add "eventbus" to requires'),
         (NotAsync(), {"requires": ["eventbus"], "events": EventsPart(consumes=[CLOSED])}, "no `async def`"),
         (TakesMore(), {"requires": ["eventbus"], "events": EventsPart(consumes=[CLOSED])}, "takes \\(self, call: Call"),
-        (Scheduled(), {"requires": ["eventbus"]}, "schedule"),
+        (Scheduled(), {"requires": ["jobs"]}, "per_tenant=True"),
         (Plain(), {"requires": ["eventbus"]}, "no method marked @on"),
     ],
     ids=["undeclared", "not-required", "not-async", "takes-more", "scheduled", "nothing-marked"],

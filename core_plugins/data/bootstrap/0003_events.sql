@@ -224,8 +224,23 @@ begin
   return gone;
 end $$;
 
+-- Forget all that the transaction's tenant ever told or heard; when it is erased.
+create function pk.forget_told() returns void
+  language plpgsql volatile security definer set search_path = pg_catalog
+  as $$
+declare
+  tenant constant uuid := pk.tenant_id();
+begin
+  if current_setting('role') <> 'eventbus' then
+    raise exception 'what was told is forgotten by kernel.eventbus alone' using errcode = '42501';
+  end if;
+  delete from pk.outbox where tenant_id = tenant;
+  delete from pk.inbox where tenant_id = tenant;
+  delete from pk.entity where tenant_id = tenant;
+end $$;
+
 -- down
-drop function pk.sweep_inbox(integer), pk.has_handled(text, uuid), pk.enter_inbox(text, uuid, text, bigint), pk.holds(text, bigint),
+drop function pk.forget_told(), pk.sweep_inbox(integer), pk.has_handled(text, uuid), pk.enter_inbox(text, uuid, text, bigint), pk.holds(text, bigint),
   pk.fence_leases(text[]), pk.release_leases(text[], bigint[]), pk.renew_leases(text[], bigint[], double precision),
   pk.take_leases(text[], text, double precision, integer), pk.own_lease(text), pk.outbox_backlog(),
   pk.take_outbox(integer), pk.emit(uuid[], text[], text[], text[], text, text), pk.topic_of(text), pk.partition_of(text);

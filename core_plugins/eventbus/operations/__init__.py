@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from uuid import UUID
 
 from core_plugins.eventbus import storage
 from core_plugins.eventbus.model import topic_of
@@ -35,3 +36,8 @@ class EventbusOperations(StreamOperations, AdministerOperations):
     def broadcast(self, types: Collection[str], hear: Callable[[EventEnvelope], None]) -> Listener:
         """Hand every event of some types to this process; see the port."""
         return self._broadcast.listen(types, hear)
+
+    async def forget_tenant(self, tenant_id: UUID) -> None:
+        """Destroy the events of an erased tenant. Idempotent; readers pass over the offsets that are missing."""
+        async with self._parts.calls.open(tenant_id, "erase events") as call:
+            await storage.forget_tenant(await call.tx())

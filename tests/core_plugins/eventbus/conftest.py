@@ -163,3 +163,11 @@ async def bus(
 def clock() -> FakeClock:
     """A clock that the test turns."""
     return FakeClock()
+
+
+@pytest.fixture
+def work(bus: Bus, clock: FakeClock) -> Any:
+    """Jobs, worked off by hand at the clock's time."""
+    from tests.core_plugins.eventbus.work import Work
+
+    return Work(bus, clock)

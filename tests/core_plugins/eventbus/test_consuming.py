@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from plugin_api.call import Call
 from plugin_api.errors import StoreUnavailable
 from plugin_api.events import EventEnvelope
+from plugin_api.pipeline import Tenant
 from plugin_api.testing.waiting import until
 
 
@@ -269,3 +270,30 @@ async def test_a_new_consumer_begins_with_what_is_told_from_then_on(bus) -> None
         await consumer.step()
         await until(lambda: heard.words, "it was heard")
     assert heard.words == ["since"]
+
+
+async def test_an_erased_tenant_leaves_nothing_and_others_go_on(bus) -> None:
+    gone, heard = uuid4(), Heard({"bad": 99})
+    async with bus.reader(heard) as consumer:
+        await bus.tell("n1", tenant=gone, word="bad")
+        await bus.tell("n1", word="mine")
+        await bus.relayed()
+
+        async def are_done() -> bool:
+            await consumer.step()
+            return len(await bus.query("select from eventbus.dead_letters")) == 1 and heard.words == ["mine"]
+
+        await until(are_done, "one was heard and one parked")
+        await bus.tell("n2", tenant=gone, word="untold")
+        await bus.kernel.tenant_hooks.erased(Tenant(gone, "gone", "Gone"))
+        await bus.tell("n1", word="still mine")
+        await bus.relayed()
+
+        async def goes_on() -> bool:
+            await consumer.step()
+            return heard.words == ["mine", "still mine"]
+
+        await until(goes_on, "the other tenant's events go on")
+    for table in ("eventbus.log", "eventbus.dead_letters", "pk.outbox", "pk.inbox", "pk.entity"):
+        assert await bus.query(f"select 1 from {table} where tenant_id = $1", gone) == [], table
+        assert table in ("eventbus.dead_letters", "pk.outbox") or await bus.query(f"select 1 from {table}"), table

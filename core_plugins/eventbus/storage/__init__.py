@@ -98,6 +98,13 @@ async def drop_old(tx: Tx, keep_days: int, keep_audit_days: int) -> list[str]:
     return [row["name"] for row in rows]
 
 
+async def forget_tenant(tx: Tx) -> None:
+    """Destroy all that the transaction's tenant told, heard, or has waiting."""
+    await tx.execute("select pk.forget_told()")
+    await tx.execute("delete from log")
+    await tx.execute("delete from dead_letters")
+
+
 async def sweep_inbox(tx: Tx, keep_days: int) -> int:
     """Forget what was handled so long ago that it cannot be told again."""
     return cast("int", await _value(tx, "select pk.sweep_inbox($1) as value", keep_days))
