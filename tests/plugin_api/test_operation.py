@@ -81,4 +81,4 @@ def test_reactions_and_jobs_are_marked() -> None:
         """Run."""
 
     assert getattr(react, REACTION_ATTRIBUTE) == ReactionSpec("money.transfer.posted.v1")
-    assert getattr(run, JOB_ATTRIBUTE) == JobSpec("*/15 * * * *", per_tenant=True)
+    assert getattr(run, JOB_ATTRIBUTE) == JobSpec("*/15 * * * *", per_tenant=True, time_zone="UTC", missed="once")
