@@ -3,7 +3,10 @@ quotes; names never reach a statement otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from plugin_api.errors import KernelBug
 
 LOCK_KERNEL: Final = "select pg_advisory_xact_lock(8110742013371)"
 """Held while the kernel's own schema or roles are made; the same number in every version."""
@@ -293,7 +296,8 @@ FIND_LOGIN: Final = "select password from pk.login"
 SET_LOGIN: Final = "insert into pk.login (password) values ($1)"
 
 OPEN_SESSION: Final = """
-select pk.open_session() as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock
+select pk.open_session() as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock,
+  current_setting('log_min_error_statement') in ('fatal', 'panic') as is_discreet
 """
 
 LOCK_PLUGINS: Final = "lock table pk.plugin_change in share row exclusive mode"
@@ -341,3 +345,19 @@ WAIT_FOR_NO_DISK: Final = "set synchronous_commit = off"
 
 EMIT: Final = "select pk.emit($1::uuid[], $2::text[], $3::text[], $4::text[], $5, $6)"
 """Writes what a transaction tells into the outbox; just before its commit."""
+
+
+def text_literal(value: str) -> str:
+    """A text as SQL, whatever `standard_conforming_strings` is set to.
+
+    Raises:
+        KernelBug: it has a NUL, which no text of PostgreSQL may have.
+    """
+    if "\0" in value:
+        raise KernelBug("a text for the database has a NUL character, which PostgreSQL cannot keep")
+    return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def array_literal(values: Sequence[object], of: str) -> str:
+    """An array of this type as SQL."""
+    return f"array[{','.join(text_literal(str(value)) for value in values)}]::{of}[]"

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
-from plugin_api.errors import Conflict, KernelBug, KernelError, PayloadTooLarge
+from plugin_api.errors import Conflict, DeadlinePassed, KernelBug, KernelError, PayloadTooLarge
 from plugin_api.events import Event, Origin
 from plugin_api.limits import EVENT_BYTES_MAX, EVENTS_PER_TRANSACTION_MAX
 
 TYPE = "note.added.v1"
 ORIGIN = Origin("user:ada", "00-trace-parent-01", frozenset({TYPE}))
+
+
+@pytest.fixture(params=["one round trip", "two round trips"])
+async def notes(request: pytest.FixtureRequest, open_notes: Callable[..., Awaitable[Any]]) -> Any:
+    """With a server that keeps statements which fail out of its log, and one that does not."""
+    notes = await open_notes()
+    if request.param == "two round trips":
+        await notes.administrator("do $$ begin execute format('alter role pk_app in database %I "
+            "set log_min_error_statement = error', current_database()); end $$")  # fmt: skip
+        await (await notes.begin()).rollback()
+        await notes.administrator(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'pk_app' and datname = current_database()"
+        )
+    return notes
 
 
 def told(subject: str, **data: Any) -> Event:
@@ -69,6 +84,54 @@ async def test_the_events_of_one_transaction_keep_their_order(notes) -> None:
     assert [(row["subject"], row["sequence"]) for row in rows] == [
         ("a", 1), ("b", 1), ("a", 2), ("a", 3), ("b", 2), ("a", 4),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("conforming", ["on", "off"])
+async def test_text_arrives_as_it_was_told_whatever_it_looks_like(notes, conforming: str) -> None:
+    hostile = """it's "so", \\ \\' \\\\'; drop table pk.outbox; -- $1 $$ ${x} %s \u2028 \x00 E'\\n' /* */ 🐍"""
+    tx = await notes.begin(origin=lambda: Origin("user:o'hara \\'", "", frozenset({TYPE})))
+    await tx.execute("select set_config('standard_conforming_strings', $1, false)", conforming)
+    tx.emit(told("o'hara \\' x", text=hostile))
+    await tx.commit()
+
+    (row,) = await outbox(notes)
+    assert json.loads(row["data"]) == {"text": hostile}
+    assert (row["subject"], row["actor"]) == ("o'hara \\' x", "user:o'hara \\'")
+
+
+async def test_an_event_that_waits_for_its_entity_ends_at_the_deadline_and_nothing_stays(notes) -> None:
+    await emit(notes, told("a"))
+    holder = await asyncpg.connect(notes.dsn)
+    held = holder.transaction()
+    await held.start()
+    await holder.execute("select from pk.entity for update")
+    tx = await notes.begin(origin=lambda: ORIGIN, for_s=0.3)
+    await tx.execute("insert into notes (id, body) values ($1, 'late')", uuid4())
+    tx.emit(told("a"))
+
+    with pytest.raises(DeadlinePassed):
+        await tx.commit()
+    await held.rollback()
+    await holder.close()
+    await emit(notes, told("a"))
+
+    assert [row["sequence"] for row in await outbox(notes)] == [1, 2]
+    assert await notes.administrator("select from x_acme_notes.notes") == []
+
+
+async def test_what_is_told_after_a_failed_statement_is_not_and_the_connection_serves_on(notes) -> None:
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    (before,) = await tx.fetch("select pg_backend_pid() as pid")
+    with pytest.raises(Conflict):
+        await tx.execute("insert into notes (id, body) values ($1, 'forbidden')", uuid4())
+    tx.emit(told("a"))
+    with pytest.raises(KernelBug, match="had failed"):
+        await tx.commit()
+
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    (after,) = await tx.fetch("select pg_backend_pid() as pid")
+    await tx.rollback()
+    assert (after["pid"], await outbox(notes)) == (before["pid"], [])
 
 
 async def test_each_tenant_and_each_plugin_counts_for_itself(notes, tmp_path) -> None:

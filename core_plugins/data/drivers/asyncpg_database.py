@@ -25,6 +25,7 @@ from uuid import UUID
 import asyncpg
 
 from core_plugins.data.drivers.asyncpg_errors import (
+    HAD_FAILED,
     is_away,
     is_left_over,
     is_stale,
@@ -217,31 +218,49 @@ class AsyncpgTransaction:
 
     async def commit(self) -> None:
         """Make it durable; see the port."""
-        if self._told is not None:
-            await self.fetch(EMIT, *self._told.arguments())
-        if self._deadline <= time.monotonic():
+        try:
+            ending = await self._ending()
+        except BaseException:
             await self.rollback()
-            raise DeadlinePassed("the call ran out of time; its transaction was rolled back")
+            raise
         link = self._opened()
         self._link = None
-        if not link.connection.is_in_transaction():
-            self._pool.bury(link)
-            raise KernelBug("the transaction was ended by a statement; statements may not commit or roll back")
         link.deadline += COMMIT_SPARE_S
         try:
-            answer = await link.connection.execute("commit")
+            answer = await link.connection.execute(ending)
         except BaseException as error:
-            self._pool.bury(link)
+            await self._give_back(link, error)
             if isinstance(error, Exception):
                 raise _commit_failed(error) from error
             raise
         self._pool.release(link)
         if answer != "COMMIT":
-            raise KernelBug(
-                "a statement had failed and its error was caught: the transaction could only be rolled back"
-            )
+            raise KernelBug(HAD_FAILED)
         if self._told is not None:
             self._database.told()
+
+    async def _ending(self) -> str:
+        """What ends the transaction; with what it tells, in one round trip, where the server does not log what fails."""
+        link = self._opened()
+        if self._told is not None and not link.is_discreet:
+            await self.fetch(EMIT, *self._told.arguments())
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlinePassed("the call ran out of time; its transaction was rolled back")
+        if not link.connection.is_in_transaction():
+            self._drop_link()
+            raise KernelBug("the transaction was ended by a statement; statements may not commit or roll back")
+        if self._told is None or not link.is_discreet:
+            return "commit"
+        return f"set local statement_timeout={int(left_s * 1000) + 1};{self._told.statement()};commit"
+
+    async def _give_back(self, link: Link, error: BaseException) -> None:
+        """After a commit that failed."""
+        if leaves_connection_usable(error):
+            self._link = link
+            await self.rollback()
+        else:
+            self._pool.bury(link)
 
     async def rollback(self) -> None:
         """Undo everything; see the port. After `commit` or a second time it does nothing."""

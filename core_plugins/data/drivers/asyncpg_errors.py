@@ -17,6 +17,7 @@ from plugin_api.errors import (
     UniqueViolation,
 )
 
+HAD_FAILED: Final = "a statement had failed and its error was caught: the transaction could only be rolled back"
 _AWAY_STATES: Final = frozenset(
     {
         "25P03",  # idle in transaction for too long: the session was ended
@@ -87,6 +88,8 @@ def mapped(error: BaseException) -> KernelError:
         return StoreUnavailable("the database went away; nothing was changed; try again")
     if isinstance(error, asyncpg.QueryCanceledError):
         return DeadlinePassed("the statement was ended at the call's deadline; try again, or with less work")
+    if isinstance(error, asyncpg.InFailedSQLTransactionError):
+        return KernelBug(HAD_FAILED)
     if isinstance(error, asyncpg.PostgresError):
         return _by_state(error)
     return KernelBug(f"the statement could not be sent: {type(error).__name__}: {error}")

@@ -41,6 +41,7 @@ class Link:
         "connection",
         "deadline",
         "epoch",
+        "is_discreet",
         "statements",
         "take_turn",
         "turn",
@@ -48,8 +49,19 @@ class Link:
         "used",
     )
 
-    def __init__(self, connection: Connection, *, turn: int, turns: int, take_turn: str, clock_offset_s: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        turn: int,
+        turns: int,
+        take_turn: str,
+        clock_offset_s: float,
+        is_discreet: bool,
+    ) -> None:
         self.connection = connection
+        self.is_discreet = is_discreet
+        """Whether the server keeps the texts of statements that fail out of its log, so that they may hold data."""
         self.turn = turn
         """The session's value of the sequence `pk.turn`."""
         self.turns_left = turns

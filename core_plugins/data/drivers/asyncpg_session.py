@@ -42,7 +42,12 @@ def connector(dsn: str, *, user: str, password: str) -> Callable[[float], Awaita
         offset = row["clock"] - (sent + received) / 2
         take_turn = f"call pk.take_turn({row['sequence']})"
         return Link(
-            connection, turn=row["turn"], turns=TURNS_PER_CONNECTION, take_turn=take_turn, clock_offset_s=offset
+            connection,
+            turn=row["turn"],
+            turns=TURNS_PER_CONNECTION,
+            take_turn=take_turn,
+            clock_offset_s=offset,
+            is_discreet=row["is_discreet"],
         )
 
     return connect
