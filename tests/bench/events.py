@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -131,14 +132,16 @@ async def relay() -> Figure:
     """An awaited insert of one row / one event moved by the relay, in batches of 500."""
     async with bench("data") as made:
         plain = await asyncpg.connect(made.dsn)
-        await plain.execute("create table public.single (id uuid primary key, subject text, type text, data json)")
         await _with_log(made)
+        await _tell_many(made, BATCH)
+        await _relay_batch(made)
+        await plain.execute(SINGLE)
+        event, sql = await _insert_of_one(plain)
+        positions = itertools.count(1)
 
         async def one_by_one(count: int) -> None:
-            for number in range(count):
-                await plain.execute(
-                    "insert into public.single values ($1, $2, 'note.changed.v1', $3)", uuid4(), f"n{number}", "{}"
-                )
+            for _ in range(count):
+                await plain.execute(sql, *event, next(positions))
 
         async def moved(count: int) -> None:
             for _ in range(count // BATCH):
@@ -153,7 +156,23 @@ async def relay() -> Figure:
                 ratios.append(took[one_by_one] / took[moved])
         await plain.close()
     return Figure(
-        "event_relay", ratios, 20.0, "wall time: an awaited insert of one row / an event in a relayed batch of 500"
+        "event_relay",
+        ratios,
+        20.0,
+        "wall time: an awaited insert of an event into such a log / one in a relayed batch of 500",
+    )
+
+
+SINGLE = "create table public.single (like eventbus.log including all)"
+
+
+async def _insert_of_one(plain: asyncpg.Connection[Any]) -> tuple[list[Any], str]:
+    """An event as the log has it, and the statement that inserts it at another position into a table of the same shape."""
+    (row,) = await plain.fetch("select * from eventbus.log limit 1")
+    columns = [name for name in row.keys() if name != "position"]  # noqa: SIM118 - a record is not its keys
+    names, marks = ", ".join(f'"{name}"' for name in columns), ", ".join(f"${n + 1}" for n in range(len(columns)))
+    return [row[name] for name in columns], (
+        f"insert into public.single ({names}, position) values ({marks}, ${len(columns) + 1})"
     )
 
 

@@ -86,7 +86,8 @@ begin
     raise exception 'the outbox is emptied by kernel.eventbus alone' using errcode = '42501';
   end if;
   return query with taken as (
-    delete from pk.outbox o where o.position in (select w.position from pk.outbox w order by w.position limit most)
+    delete from pk.outbox o where o.position <= (
+      select max(w.position) from (select position from pk.outbox order by position limit most) as w)
     returning o.*) select t.* from taken t order by t.position;
 end $$;
 -- How many wait, and since when; for metrics and `pk doctor`.

@@ -35,10 +35,9 @@ create table log (
   data json not null,
   actor text not null,
   traceparent text not null,
-  primary key (tenant_id, bucket, position)) partition by list (bucket);
+  primary key (tenant_id, position, bucket)) partition by list (bucket);
 create index log_offset on log (topic, partition, "offset");
 create index log_position on log (position);
-create index log_tenant on log (tenant_id, position);
 select pk.protect('log');
 
 create function bucket_of(topic text, at timestamptz) returns text
@@ -92,23 +91,24 @@ declare
   moved integer;
   last bigint;
   now constant timestamptz := clock_timestamp();
+  today constant text := bucket_of('', now);
+  audit_today constant text := bucket_of('platform.audit.events', now);
 begin
   select position into last from tip for update;
   if not pk.holds('eventbus:relay', held) then return -1; end if;
-  perform make_buckets(array[bucket_of('', now), bucket_of('platform.audit.events', now)]);
-  with taken as (select o.*, row_number() over (order by o.position) as nth,
-      row_number() over (partition by o.topic, o.partition order by o.position) as nth_of_partition
-    from pk.take_outbox(most) as o),
-  counted as (select t.topic, t.partition, count(*) as events from taken t group by t.topic, t.partition),
-  ahead as (update heads h set next_offset = h.next_offset + c.events from counted c
-    where h.topic = c.topic and h.partition = c.partition
-    returning h.topic, h.partition, h.next_offset - c.events as base)
-  insert into log (bucket, position, topic, partition, "offset", appended_at, tenant_id, id, source, type, subject, time,
-      sequence, data, actor, traceparent)
-    select bucket_of(t.topic, now), last + t.nth, t.topic, t.partition, a.base + t.nth_of_partition - 1, now, t.tenant_id,
-      t.id, t.source, t.type, t.subject, t.time, t.sequence, t.data, t.actor, t.traceparent
-    from taken t join ahead a using (topic, partition);
-  get diagnostics moved = row_count;
+  perform make_buckets(array[today, audit_today]);
+  with appended as (
+    insert into log (bucket, position, topic, partition, "offset", appended_at, tenant_id, id, source, type, subject, time,
+        sequence, data, actor, traceparent)
+      select case when o.topic = 'platform.audit.events' then audit_today else today end, last + o.ordinality, o.topic,
+        o.partition, h.next_offset + row_number() over (partition by o.topic, o.partition order by o.ordinality) - 1, now,
+        o.tenant_id, o.id, o.source, o.type, o.subject, o.time, o.sequence, o.data, o.actor, o.traceparent
+      from pk.take_outbox(most) with ordinality as o join heads h on h.topic = o.topic and h.partition = o.partition
+      returning topic, partition),
+  counted as (select topic, partition, count(*) as events from appended group by topic, partition),
+  moved_on as (update heads h set next_offset = h.next_offset + c.events from counted c
+    where h.topic = c.topic and h.partition = c.partition)
+  select coalesce(sum(events), 0) into moved from counted;
   if moved > 0 then update tip set position = last + moved; end if;
   return moved;
 end $$;
