@@ -183,6 +183,13 @@ async def event_latency() -> list[Figure]:
     return [await latency()]
 
 
+async def blob() -> list[Figure]:
+    """A large blob in and out / the same with plain files."""
+    from blobs import blob as kept
+
+    return [await kept()]
+
+
 FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "pipeline": pipeline,
     "routes": routes,
@@ -195,6 +202,7 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "event_write": event_write,
     "event_relay": event_relay,
     "event_latency": event_latency,
+    "blob": blob,
 }
 
 
