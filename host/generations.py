@@ -160,6 +160,7 @@ class Generation:
     slots: SlotFillers = field(default_factory=SlotFillers)
     running: list[asyncio.Task[None]] = field(default_factory=list)
     in_flight: int = 0
+    _endings: set[asyncio.Event] = field(default_factory=set)
     idle: asyncio.Event | None = None
     code: Code | None = None
     """Third parties' code, which is unloaded when the generation has stopped."""
@@ -179,6 +180,23 @@ class Generation:
             yield
         finally:
             self.leave()
+
+    @contextmanager
+    def ending(self) -> Iterator[asyncio.Event]:
+        """Set when endless streams of this generation are to end; for one of them."""
+        event = asyncio.Event()
+        if self.state == "draining":
+            event.set()
+        self._endings.add(event)
+        try:
+            yield event
+        finally:
+            self._endings.discard(event)
+
+    def end_streams(self) -> None:
+        """Let endless streams end."""
+        for event in self._endings:
+            event.set()
 
     def leave(self) -> None:
         """One call has ended."""

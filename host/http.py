@@ -141,6 +141,12 @@ class RestDoor:
         if connection.transport is not None:
             connection.transport.close()
 
+    def close(self) -> None:
+        """Let connections end with their next answer, and endless streams now."""
+        self.closing = True
+        for generation in self._kernel.table.generations.values():
+            generation.end_streams()
+
     # ----------------------------------------------------------------------------- one request
 
     async def handle(self, incoming: Incoming) -> bool:
@@ -213,12 +219,12 @@ class RestDoor:
             if not isinstance(answer, Stream):
                 return self._success(incoming, compiled, answer)
             try:
-                return await self._send(incoming, answer)
+                return await self._send(incoming, compiled, answer)
             finally:
                 if answer.close is not None:
                     await answer.close()
 
-    async def _send(self, incoming: Incoming, stream: Stream) -> bool:
+    async def _send(self, incoming: Incoming, compiled: CompiledOperation, stream: Stream) -> bool:
         """Send an answer while it is made; whether the connection may stay open. Raises nothing once it has begun."""
         keep = incoming.keep_alive and not self.closing and (stream.length is not None or incoming.is_chunkable)
         added = tuple(incoming.call.response_headers or ()) if incoming.call is not None else ()
@@ -226,7 +232,9 @@ class RestDoor:
         connection, status = incoming.connection, stream.status
         try:
             connection.write(head)
-            if streaming.has_body(stream, incoming.method):
+            if stream.endless and streaming.has_body(stream, incoming.method):
+                await self._send_endless(incoming, compiled, stream)
+            elif streaming.has_body(stream, incoming.method):
                 await streaming.send_body(connection, stream, chunked=stream.length is None and incoming.is_chunkable)
         except Exception as error:  # noqa: BLE001 - the head is sent: all that is left is to cut and to log
             connection.cut()
@@ -235,6 +243,25 @@ class RestDoor:
                 self._kernel.log_bug(incoming, _cut_off(error))
         self._record(incoming, status)
         return keep
+
+    async def _send_endless(self, incoming: Incoming, compiled: CompiledOperation, stream: Stream) -> None:
+        """Send until it is ended; a request that is in flight for hours is none that the door is full of."""
+
+        async def goes_on() -> bool:
+            match = self._kernel.table.dispatch.find(incoming.path)
+            now = match.methods.get(incoming.method) if match is not None else None
+            return now is not None and now.generation is compiled.generation and await now.still_allows(incoming)
+
+        self._in_flight -= 1
+        try:
+            with compiled.generation.ending() as ending:
+                if self.closing:
+                    ending.set()
+                await streaming.send_endless(
+                    incoming.connection, stream, ending, goes_on, chunked=incoming.is_chunkable
+                )
+        finally:
+            self._in_flight += 1
 
     def _success(self, incoming: Incoming, compiled: CompiledOperation, answer: Any) -> Outgoing:
         registered, call = compiled.registered, incoming.call

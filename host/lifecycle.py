@@ -123,6 +123,8 @@ class Lifecycle:
 
         `uninstall` says what becomes of its data, when it leaves for good: `pk_uninstall` is told before `pk_disable`.
         """
+        generation.state = "draining"
+        generation.end_streams()
         await self._quietly(generation, "pk_drain", deadline_s)
         if not await generation.drained(deadline_s):
             self._kernel.log.warning("calls were cut off", plugin=generation.plugin_id, in_flight=generation.in_flight)

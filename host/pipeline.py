@@ -65,6 +65,8 @@ class CompiledOperation:
     registered: RegisteredOperation
     generation: Generation
     invoke: Callable[[Inbound], Awaitable[Any]]
+    still_allows: Callable[[Inbound], Awaitable[bool]]
+    """Whether the caller of a request that was let in before would be let in now."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +275,30 @@ def _identify(
         return accept(inbound, runtime, deadline, identity)
 
     return identify
+
+
+def compile_still_allows(
+    registered: RegisteredOperation, table: Table, checks: Checks
+) -> Callable[[Inbound], Awaitable[bool]]:
+    """Make the function that asks anew whether a caller may go on; a store that is away counts as no."""
+    bound, identifier = registered.bound, table.slots.identify
+    allowed = checks.of(bound.permission) if bound.permission else None
+
+    async def still_allows(inbound: Inbound) -> bool:
+        if bound.spec.public:
+            return True
+        if identifier is None or inbound.call is None:
+            return False
+        credentials = inbound.credentials()
+        try:
+            identity = identifier.recall(credentials) or await identifier.identify(credentials)
+        except KernelError:
+            return False
+        if identity is None or identity.tenant_id != inbound.call.tenant_id:
+            return False
+        return allowed is None or allowed(identity)
+
+    return still_allows
 
 
 def _anonymous(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call:

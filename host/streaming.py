@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import StreamReader, web
@@ -90,6 +90,44 @@ async def send_body(connection: Connection, stream: Stream, *, chunked: bool) ->
         raise KernelBug(f"a streamed answer announced {stream.length} bytes and has {sent}")
     if chunked:
         await _send(connection, b"0\r\n\r\n")
+
+
+async def send_endless(
+    connection: Connection,
+    stream: Stream,
+    ending: asyncio.Event,
+    goes_on: Callable[[], Awaitable[bool]],
+    *,
+    chunked: bool,
+) -> None:
+    """Send what the stream gives until `ending` is set or `goes_on`, asked before each piece, says no.
+
+    Raises:
+        ConnectionError: the client has gone, or reads nothing for STALL_S.
+    """
+    sending = asyncio.create_task(_send_while(connection, stream, goes_on, chunked=chunked))
+    told = asyncio.create_task(ending.wait())
+    try:
+        await asyncio.wait([sending, told], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        has_ended = sending.done()
+        for task in (sending, told):
+            task.cancel()
+        await asyncio.gather(sending, told, return_exceptions=True)
+    if has_ended:
+        sending.result()
+    if chunked:
+        connection.write(b"0\r\n\r\n")  # nobody waits for a client that reads nothing
+
+
+async def _send_while(
+    connection: Connection, stream: Stream, goes_on: Callable[[], Awaitable[bool]], *, chunked: bool
+) -> None:
+    async for piece in stream.chunks:
+        if not await goes_on():
+            return
+        if piece:
+            await _send(connection, b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
 
 
 async def _send(connection: Connection, data: bytes) -> None:

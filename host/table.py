@@ -15,7 +15,7 @@ from host.generations import (
     merged_services,
     merged_slots,
 )
-from host.pipeline import Checks, CompiledOperation, InnerOperation, compile_inner, compile_invoke
+from host.pipeline import Checks, CompiledOperation, InnerOperation, compile_inner, compile_invoke, compile_still_allows
 from host.services import capability_of
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def _compile(
         registered,
         generation,
         compile_invoke(registered, draft, kernel.runtime(generation), checks, kernel.deadline_s),
+        compile_still_allows(registered, draft, checks),
     )
 
 

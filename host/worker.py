@@ -188,9 +188,9 @@ class Worker:
         return await asyncio.get_running_loop().create_server(door.server, sock=listener, backlog=BACKLOG)
 
     async def _close(self, server: asyncio.Server, door: RestDoor) -> None:
-        """Take no new connection, say `Connection: close` on the next answers, let calls end, hang up."""
+        """Take no new connection, say `Connection: close` on the next answers, end streams, let calls end, hang up."""
         server.close()
-        door.closing = True
+        door.close()
         door.server.pre_shutdown()
         await door.server.shutdown(self._drain_s)
 

@@ -42,6 +42,11 @@ class Stream:
     `chunks` is read no faster than the client reads; a client that reads nothing for 60 s is dropped. `length` is what they
     have together; without it the client still notices an answer that broke off. `close` is called in any case, also when
     nothing was read.
+
+    One that is `endless` goes on until its client leaves, and the host ends it when its plugin or worker is about to stop, so
+    that nobody waits for it; clients come again. Before each piece its caller is asked for anew: whose session, key or
+    permission is gone gets no further one. It counts among the requests in flight only until it begins; whoever makes such
+    streams bounds how many there are, and sends something now and then, so that clients that have gone are noticed.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Stream:
         status: int = 200,
         headers: tuple[tuple[str, str], ...] = (),
         close: Callable[[], Awaitable[None]] | None = None,
+        endless: bool = False,
     ) -> None:
         self.chunks = chunks
         self.content_type = content_type
@@ -60,3 +66,4 @@ class Stream:
         self.status = status
         self.headers = headers
         self.close = close
+        self.endless = endless

@@ -73,11 +73,5 @@ class EventbusPlugin:
         if self._operations is not None:
             await self._operations.forget_tenant(tenant.id)
 
-    @hookimpl
-    async def pk_drain(self) -> None:
-        """Let streams end; clients come again."""
-        if self._operations is not None:
-            self._operations.end_streams()
-
 
 plugin = EventbusPlugin()

@@ -114,6 +114,9 @@ class NoteOperations:
         return Greeting("hello")
 
 
+MASKS = {"reader": 1, "writer": 3}
+
+
 class Names:
     """Identifies `Bearer NAME`; `reader` may read, `writer` may do both."""
 
@@ -124,10 +127,9 @@ class Names:
         if credentials.authorization is None:
             return None
         name = credentials.authorization.removeprefix("Bearer ")
-        masks = {"reader": 1, "writer": 3}
-        if name not in masks:
+        if name not in MASKS:
             raise NotAuthenticated("nobody knows this name")
-        return Identity(TENANT, Actor("user", name), masks[name])
+        return Identity(TENANT, Actor("user", name), MASKS[name])
 
 
 class Bits:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +12,22 @@ import pytest
 from msgspec import Struct
 
 from host.kernel import Kernel
-from host.lifecycle import ActivationFailed
+from host.lifecycle import ActivationFailed, Lifecycle
 from plugin_api import Call
 from plugin_api.operation import operation
 from plugin_api.streams import Stream
 from plugin_api.testing import until
-from tests.host.conftest import Door, NoteOperations, NotesPlugin, Nothing, open_door, parsed
+from tests.host.conftest import (
+    MANIFEST,
+    Door,
+    FoundNotes,
+    NoteOperations,
+    NotesPlugin,
+    Nothing,
+    no_migrations,
+    open_door,
+    parsed,
+)
 
 BASE = "/api/v1/x/acme.notes"
 PIECES = [b"first", b"", b"x" * 300_000, b"last"]
@@ -41,6 +52,7 @@ class StreamOperations(NoteOperations):
         self.ended = 0
         self.given = 0
         self.refuse_body = False
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def _pieces(self, how: str) -> AsyncIterator[bytes]:
         for piece in PIECES:
@@ -67,6 +79,16 @@ class StreamOperations(NoteOperations):
             headers=(("X-Bad", "a\r\nb"),) if request.how == "bad_header" else (("X-Streamed", "yes"),),
             close=self._close,
         )
+
+    @operation("GET /followed", permission="note.read", stream=True)
+    async def follow(self, call: Call, request: Nothing) -> Stream:
+        """Follow."""
+        return Stream(self._heard(), content_type="text/event-stream", close=self._close, endless=True)
+
+    async def _heard(self) -> AsyncIterator[bytes]:
+        yield b"begun\n"
+        while True:
+            yield await self.heard.get()
 
     @operation("PUT /streams", public=True, stream=True, status=200)
     async def receive(self, call: Call, request: Nothing) -> Received:
@@ -193,6 +215,94 @@ async def test_it_is_made_no_faster_than_it_is_read_and_ends_with_its_client(
     writer.transport.abort()
     await until(lambda: operations.ended == 1, "the stream is closed")
     await until(lambda: generation.in_flight == 0, "the plugin is let go")
+
+
+@asynccontextmanager
+async def following(door: Door) -> AsyncIterator[asyncio.StreamReader]:
+    """An endless stream that has begun."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(f"GET {BASE}/followed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer reader\r\n\r\n".encode())
+    await reader.readuntil(b"begun\n\r\n")
+    try:
+        yield reader
+    finally:
+        writer.close()
+
+
+async def heard_to_the_end(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(5):
+        return await reader.readuntil(b"0\r\n\r\n")
+
+
+async def close_the_door(door: Door) -> None:
+    door.rest.close()
+
+
+async def replace_the_plugin(door: Door) -> None:
+    found: Any = FoundNotes(MANIFEST, Path())
+    await Lifecycle(door.kernel, no_migrations).activate(found, NotesPlugin(operations=StreamOperations()), None)
+
+
+async def drop_the_plugin(door: Door) -> None:
+    await Lifecycle(door.kernel, no_migrations).deactivate("acme.notes")
+
+
+ENDS = [close_the_door, replace_the_plugin, drop_the_plugin]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=[one.__name__ for one in ENDS])
+async def test_an_endless_stream_ends_when_its_host_is_about_to(
+    door: Door, operations: StreamOperations, end: Callable[[Door], Awaitable[None]]
+) -> None:
+    """Nobody waits for it, and its client sees a whole answer."""
+    [generation] = door.kernel.table.generations.values()
+    async with following(door) as reader:
+        operations.heard.put_nowait(b"more\n")
+        await reader.readuntil(b"more\n\r\n")
+        async with asyncio.timeout(5):
+            await end(door)
+
+        assert await heard_to_the_end(reader) == b"0\r\n\r\n"
+    await until(lambda: generation.in_flight == 0, "the plugin is let go")
+    assert operations.ended == 1
+
+
+async def test_one_that_nobody_reads_ends_too(door: Door, operations: StreamOperations) -> None:
+    [generation] = door.kernel.table.generations.values()
+    async with following(door):
+        for _ in range(64):
+            operations.heard.put_nowait(b"z" * 2**20)
+        await until(lambda: operations.heard.qsize() < 64, "some is on its way")
+        door.rest.close()
+        await until(lambda: generation.in_flight == 0, "the plugin is let go")
+
+
+async def test_who_begins_one_while_the_door_closes_gets_its_end(door: Door) -> None:
+    door.rest.close()
+    answer = await door.raw(f"GET {BASE}/followed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer reader\r\n\r\n".encode())
+
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("lost", ["permission", "credentials"])
+async def test_who_may_follow_no_more_gets_nothing_more(
+    door: Door, operations: StreamOperations, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with following(door) as reader:
+        masks = {"permission": {"reader": 0}, "credentials": {}}[lost]
+        monkeypatch.setattr("tests.host.conftest.MASKS", masks)
+        operations.heard.put_nowait(b"secret\n")
+
+        assert await heard_to_the_end(reader) == b"0\r\n\r\n"
+
+
+async def test_a_followed_stream_is_no_request_that_the_door_is_full_of(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host.http.REQUESTS_IN_FLIGHT_MAX", 1)
+    async with following(door), following(door):
+        status, _, _ = await door.ask(f"GET {BASE}/hello")
+    assert status == 200
 
 
 async def test_a_body_may_be_larger_than_what_is_read_at_once(door: Door) -> None:

@@ -13,6 +13,7 @@ from plugin_api.testing import KernelProcess, Person, Tenant, until
 
 STREAM = "/api/v1/eventbus/stream"
 CHANGED = "iam.access.changed.v1"
+FOLLOW = "eventbus.event.read"
 
 
 class Follower:
@@ -25,7 +26,7 @@ class Follower:
         self.has_ended = False
 
     async def read(self, reader: asyncio.StreamReader) -> None:
-        """Take events until the connection ends."""
+        """Take events until the stream ends."""
         self.status = int((await reader.readline()).split()[1])
         while (line := (await reader.readline()).decode().strip()) != "":
             name, _, value = line.partition(":")
@@ -38,6 +39,8 @@ class Follower:
                 last = value
             elif name == "data":
                 self.events.append((last, json.loads(value)))
+            elif name == "0":
+                break  # the last chunk
         self.has_ended = True
 
 
@@ -62,13 +65,18 @@ async def following(
         writer.close()
 
 
+async def changeable(tenant: Tenant) -> list[Any]:
+    """Roles that nobody who follows needs."""
+    roles = (await tenant.owner.get("/api/v1/iam/roles?limit=200")).expect(200)["items"]
+    return [one for one in roles if not one["built_in"] and FOLLOW not in one["permissions"]]
+
+
 async def change(tenant: Tenant, times: int) -> None:
     """Change a role so often: each time an event of the tenant."""
-    role = (await tenant.owner.get("/api/v1/iam/roles?limit=200")).expect(200)["items"]
-    mine = [one for one in role if not one["built_in"]]
+    mine = await changeable(tenant)
     if not mine:
         await tenant.add_role("iam.user.read")
-        mine = [one for one in (await tenant.owner.get("/api/v1/iam/roles?limit=200"))["items"] if not one["built_in"]]
+        mine = await changeable(tenant)
     for number in range(times):
         granted = ["iam.user.read"] if number % 2 else ["iam.user.read", "iam.role.read"]
         answer = await tenant.owner.patch(
@@ -117,6 +125,21 @@ async def test_who_may_not_follow_is_told_so(kernel: KernelProcess, tenant: Tena
 
     assert (await kernel.client().get(STREAM)).expect(401).code == "not_authenticated"
     assert (await nobody.get(STREAM)).expect(403).code == "not_allowed"
+
+
+async def test_who_is_signed_out_hears_nothing_more_of_what_happens(kernel: KernelProcess, tenant: Tenant) -> None:
+    role = await tenant.add_role(FOLLOW)
+    gone, stays = await tenant.add_user(role), await tenant.add_user(role)
+    async with following(kernel, gone) as theirs, following(kernel, stays) as others:
+        await change(tenant, 1)
+        await until(has(theirs, 1), "an event came")
+        heard = len(theirs.events)
+        (await gone.delete("/api/v1/iam/sessions")).expect(200, 204)
+        await change(tenant, 1)
+        await until(lambda: theirs.has_ended, "the stream ends")
+        await until(has(others, 2), "others hear it")
+
+    assert len(theirs.events) == heard
 
 
 async def test_rubbish_is_refused(tenant: Tenant) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -17,14 +16,11 @@ from core_plugins.eventbus.model import Logged, read_position
 from core_plugins.eventbus.operations.parts import LOG, Parts
 from plugin_api import Call, operation
 from plugin_api.errors import Gone, KernelBug, KernelError, LimitReached
-from plugin_api.ports.wakeups import Bell
 from plugin_api.streams import Stream
 
 BATCH: Final = 100
 STREAMS_MAX: Final = 256
 """Of one process."""
-STREAM_S_MAX: Final = 900.0
-"""Then a stream ends, and whoever comes again is asked anew what he may see."""
 QUIET_S: Final = 15.0
 """After so long without an event a comment is sent, so that a client that has gone is noticed."""
 ALIVE: Final = b": alive\n\n"
@@ -45,19 +41,14 @@ class StreamOperations:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._streams = 0
-        self._ending = asyncio.Event()
-
-    def end_streams(self) -> None:
-        """Let every stream end; clients come again, and find another process or generation."""
-        self._ending.set()
 
     @operation("GET /stream", permission="event.read", stream=True, media="text/event-stream")
     async def follow_events(self, call: Call, request: Follow) -> Stream:
         """Follow the events of one's tenant, as server-sent events: one CloudEvent in each `data:`, each with an `id:`.
 
-        With `Last-Event-ID` it begins after that event, without it with what is told from now on. A stream ends after fifteen
-        minutes; clients come again with the last id, as EventSource does by itself. An id of events that are no longer
-        kept is answered with 410.
+        With `Last-Event-ID` it begins after that event, without it with what is told from now on. A stream ends when the
+        access token does, when the session, key or permission is taken away, and when its process stops; clients come again
+        with the last id, as EventSource does by itself. An id of events that are no longer kept is answered with 410.
         """
         if self._streams >= STREAMS_MAX:
             raise LimitReached(
@@ -79,6 +70,7 @@ class StreamOperations:
             content_type="text/event-stream; charset=utf-8",
             headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")),
             close=opened.aclose,
+            endless=True,
         )
 
     @contextmanager
@@ -106,11 +98,11 @@ class StreamOperations:
 
     async def _chunks(self, tenant_id: UUID, wanted: Follow, position: int) -> AsyncGenerator[bytes]:
         """The stream: events as they come, a comment when there are none."""
-        bell, ends_at = self._parts.wakeups.bell(LOG), time.monotonic() + STREAM_S_MAX
+        bell = self._parts.wakeups.bell(LOG)
         said_at = time.monotonic()
         try:
             yield BEGUN
-            while not self._ending.is_set() and time.monotonic() < ends_at:
+            while True:
                 found = await self._read(tenant_id, wanted, position)
                 if found:
                     position, said_at = found[-1][0], time.monotonic()
@@ -119,7 +111,7 @@ class StreamOperations:
                     said_at = time.monotonic()
                     yield ALIVE
                 if len(found) < BATCH:
-                    await self._wait(bell)
+                    await bell.wait(self._parts.settings.poll_s)
         finally:
             bell.close()
 
@@ -130,14 +122,6 @@ class StreamOperations:
         except KernelError as error:
             self._parts.log.warning("a stream waits for the database", why=error.detail)
             return []
-
-    async def _wait(self, bell: Bell) -> None:
-        tasks = [asyncio.create_task(bell.wait(self._parts.settings.poll_s)), asyncio.create_task(self._ending.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
 
 
 def _frame(position: int, event: Logged) -> bytes:
