@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 
-from core_plugins.data.storage import array_literal, text_literal
 from plugin_api.errors import KernelBug, PayloadTooLarge
 from plugin_api.events import Event, Origin
 from plugin_api.limits import EVENT_BYTES_MAX, EVENT_SUBJECT_BYTES_MAX, EVENTS_PER_TRANSACTION_MAX
@@ -40,12 +39,6 @@ class Told:
         self._payloads.append(_payload(event))
         self._types.append(event.type)
         self._ids.append(event.id)
-
-    def statement(self) -> str:
-        """The call of `pk.emit`, with its arguments as literals."""
-        ids, types, subjects, payloads, actor, traceparent = self.arguments()
-        arrays = [array_literal(ids, "uuid"), *(array_literal(texts, "text") for texts in (types, subjects, payloads))]
-        return f"select pk.emit({','.join(arrays)},{text_literal(actor)},{text_literal(traceparent)})"
 
     def arguments(self) -> tuple[list[Any], list[str], list[str], list[str], str, str]:
         """Those of `pk.emit`."""

@@ -347,17 +347,29 @@ EMIT: Final = "select pk.emit($1::uuid[], $2::text[], $3::text[], $4::text[], $5
 """Writes what a transaction tells into the outbox; just before its commit."""
 
 
-def text_literal(value: str) -> str:
-    """A text as SQL, whatever `standard_conforming_strings` is set to.
+def emit_statement(
+    ids: Sequence[object],
+    types: Sequence[str],
+    subjects: Sequence[str],
+    payloads: Sequence[str],
+    actor: str,
+    traceparent: str,
+) -> str:
+    """`EMIT` with its arguments as literals.
 
     Raises:
-        KernelBug: it has a NUL, which no text of PostgreSQL may have.
+        KernelBug: one has a NUL, which no text of PostgreSQL may have.
     """
+    arrays = [_array(ids, "uuid"), *(_array(texts, "text") for texts in (types, subjects, payloads))]
+    return f"select pk.emit({','.join(arrays)},{_text(actor)},{_text(traceparent)})"
+
+
+def _array(values: Sequence[object], of: str) -> str:
+    return f"array[{','.join(_text(str(value)) for value in values)}]::{of}[]"
+
+
+def _text(value: str) -> str:
+    """A text as SQL, whatever `standard_conforming_strings` is set to."""
     if "\0" in value:
         raise KernelBug("a text for the database has a NUL character, which PostgreSQL cannot keep")
     return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def array_literal(values: Sequence[object], of: str) -> str:
-    """An array of this type as SQL."""
-    return f"array[{','.join(text_literal(str(value)) for value in values)}]::{of}[]"

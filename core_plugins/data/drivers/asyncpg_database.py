@@ -37,7 +37,7 @@ from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
 from core_plugins.data.events import Told
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
-from core_plugins.data.storage import EMIT
+from core_plugins.data.storage import EMIT, emit_statement
 from plugin_api.errors import CommitUnknown, DeadlinePassed, KernelBug, KernelError, StoreUnavailable
 from plugin_api.events import Event, Origin
 from plugin_api.ports.database import Row, Transaction
@@ -252,7 +252,7 @@ class AsyncpgTransaction:
             raise KernelBug("the transaction was ended by a statement; statements may not commit or roll back")
         if self._told is None or not link.is_discreet:
             return "commit"
-        return f"set local statement_timeout={int(left_s * 1000) + 1};{self._told.statement()};commit"
+        return f"set local statement_timeout={int(left_s * 1000) + 1};{emit_statement(*self._told.arguments())};commit"
 
     async def _give_back(self, link: Link, error: BaseException) -> None:
         """After a commit that failed."""
