@@ -47,6 +47,10 @@ class FakeClock:
         heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._numbers), future))
         await future
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock on or back, as whoever sets a wrong clock right does; the monotonic one stays, and nobody wakes."""
+        self._now += timedelta(seconds=seconds)
+
     def advance(self, seconds: float) -> None:
         """Move the clock and wake, in order, whoever's sleep has ended; they run when the event loop comes to them.
 

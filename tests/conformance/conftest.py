@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,9 @@ from plugin_api.ports.blob_store import BlobInfo, BlobStore
 from plugin_api.settings import Secret
 from plugin_api.testing import FakeClock
 
-DRIVERS = ["filesystem", "s3"]
-MINIO = Path(__file__).parents[1] / "servers" / "minio.sh"
+DRIVERS = ["filesystem", "s3", pytest.param("versitygw", marks=pytest.mark.soak)]
+"""`s3` is MinIO."""
+BUILD = Path(__file__).parents[1] / "servers" / "s3.sh"
 BUILD_LIMIT_S, START_LIMIT_S = 900, 60
 NO_GO = 3
 ACCESS_KEY, SECRET_KEY = "pk-tests", "pk-tests-secret"
@@ -74,37 +75,68 @@ class Site:
         return operations
 
 
-@pytest.fixture(scope="session")
-def minio_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a MinIO for the whole run; skipped where it cannot be built."""
-    built = subprocess.run(["sh", MINIO], stdout=subprocess.PIPE, text=True, timeout=BUILD_LIMIT_S, check=False)
+@contextmanager
+def s3_server(
+    name: str, command: Callable[[str, int], list[str | Path]], health: str, **environment: str
+) -> Iterator[str]:
+    """The address of a server of this name while the block lasts; the test is skipped where it cannot be built."""
+    built = subprocess.run(["sh", BUILD, name], stdout=subprocess.PIPE, text=True, timeout=BUILD_LIMIT_S, check=False)
     if built.returncode == NO_GO:
-        pytest.skip("MinIO is built with Go, and there is no Go toolchain here")
-    assert built.returncode == 0, "MinIO was not built"
+        pytest.skip(f"{name} is built with Go, and there is no Go toolchain here")
+    assert built.returncode == 0, f"{name} was not built"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environment = {
-        "HOME": str(tmp_path_factory.mktemp("minio-home")),
-        **{"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY, "MINIO_UPDATE": "off"},
-        **{"MINIO_BROWSER": "off", "MINIO_CI_CD": "1"},
-    }
-    command = [built.stdout.strip(), "server", "--quiet", "--address", f"127.0.0.1:{port}"]
-    with subprocess.Popen([*command, tmp_path_factory.mktemp("minio")], env=environment) as server:
+    with subprocess.Popen(command(built.stdout.strip(), port), env=environment) as server:
         try:
             url = f"http://127.0.0.1:{port}"
-            _await_ready(url, server)
+            _await_ready(f"{url}{health}", server)
             yield url
         finally:
             server.terminate()
 
 
+@pytest.fixture(scope="session")
+def minio_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a MinIO for the whole run."""
+    folder = tmp_path_factory.mktemp("minio")
+    with s3_server(
+        "minio",
+        lambda program, port: [program, "server", "--quiet", "--address", f"127.0.0.1:{port}", folder],
+        "/minio/health/ready",
+        HOME=str(tmp_path_factory.mktemp("minio-home")),
+        MINIO_ROOT_USER=ACCESS_KEY,
+        MINIO_ROOT_PASSWORD=SECRET_KEY,
+        MINIO_UPDATE="off",
+        MINIO_BROWSER="off",
+        MINIO_CI_CD="1",
+    ) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def versitygw_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a versitygw for the whole run."""
+    folder = tmp_path_factory.mktemp("versitygw")
+    with s3_server(
+        "versitygw",
+        lambda program, port: [
+            program, "--quiet", "--port", f"127.0.0.1:{port}", "--health", "/health", "posix", folder,
+        ],
+        "/health",
+        HOME=str(folder),
+        ROOT_ACCESS_KEY=ACCESS_KEY,
+        ROOT_SECRET_KEY=SECRET_KEY,
+    ) as url:  # fmt: skip
+        yield url
+
+
 def _await_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_LIMIT_S
     while True:
-        assert server.poll() is None, "MinIO has ended"
-        assert time.monotonic() < end, "MinIO does not answer"
+        assert server.poll() is None, "the S3 server has ended"
+        assert time.monotonic() < end, "the S3 server does not answer"
         try:
-            with urlopen(f"{url}/minio/health/ready", timeout=1):
+            with urlopen(url, timeout=1):
                 return
         except OSError:
             time.sleep(0.02)
@@ -116,7 +148,7 @@ def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "filesystem":
         return {}
     return {
-        "s3_url": request.getfixturevalue("minio_url"),
+        "s3_url": request.getfixturevalue({"s3": "minio_url", "versitygw": "versitygw_url"}[request.param]),
         "s3_bucket": f"test-{uuid4().hex}",
         "s3_access_key": ACCESS_KEY,
         "s3_secret_key": Secret(SECRET_KEY),

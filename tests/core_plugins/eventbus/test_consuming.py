@@ -192,6 +192,60 @@ async def test_an_event_told_again_has_no_second_effect(bus) -> None:
     assert heard.words == ["once", "next"]
 
 
+async def test_a_replay_while_events_come_doubles_and_loses_nothing(bus) -> None:
+    """Told again and again from the beginning while others tell: what comes twice, and behind what is newer, has no effect."""
+    heard = Heard()
+
+    async def rewind() -> None:
+        async with bus.parts().tx("rewind") as tx:
+            await tx.fetch("select rewind('acme.notes.hear', now() - interval '1 hour')")
+
+    bus.read(heard)
+    await until(lambda: is_joined(bus), "it reads")
+    for number in range(40):
+        await bus.tell(f"n{number % 3}", word=f"{number % 3} {number:02}")
+        if number % 5 == 0:
+            await rewind()
+    await until(lambda: len(heard.words) >= 40, "all were heard", 60)
+    await rewind()
+    last = await bus.tell("n0", word="0 last")
+    await until(lambda: heard.words[-1] == "0 last", "it goes on after a last replay", 60)
+
+    assert len(heard.words) == len(set(heard.words)) == 41, f"each once, {last} too"
+    for entity in "012":
+        mine = [word for word in heard.words if word.startswith(entity)]
+        assert mine == sorted(mine)
+
+
+async def is_joined(bus) -> list[Any]:
+    return await bus.query("select from eventbus.progress where consumer = 'acme.notes.hear'")
+
+
+async def test_an_event_that_stands_in_the_log_twice_has_one_effect(bus) -> None:
+    """As where a log takes an event again that it had written, and did not say so."""
+    heard = Heard()
+    async with bus.reader(heard) as consumer:
+        await bus.tell("n1", word="once")
+        await bus.relayed()
+        await bus.query(
+            """with head as (update eventbus.heads h set next_offset = next_offset + 1 from eventbus.log l
+              where h.topic = l.topic and h.partition = l.partition returning h.next_offset - 1 as at),
+            tip as (update eventbus.tip set position = position + 1 returning position)
+            insert into eventbus.log select bucket, tip.position, topic, partition, head.at, appended_at, tenant_id, id, source,
+              type, subject, time, sequence, data, actor, traceparent from eventbus.log, head, tip"""
+        )
+        await bus.tell("n1", word="next")
+        await bus.relayed()
+
+        async def heard_next() -> bool:
+            await consumer.step()
+            return "next" in heard.words
+
+        await until(heard_next, "reading went on", 20)
+    assert heard.words == ["once", "next"]
+    assert len(await bus.query("select from eventbus.log")) == 3
+
+
 async def test_a_handler_that_hangs_is_cut_off_and_others_are_not_held_up(bus) -> None:
     heard = Heard()
 

@@ -49,6 +49,23 @@ async def test_of_two_schedulers_one_fires_and_the_other_takes_over_when_it_is_k
     assert await work.fired() == ["01-01 01:00", "01-01 02:00", "01-01 03:00", "01-01 04:00", "01-01 05:00"]
 
 
+async def test_a_clock_that_jumps_fires_nothing_twice(work) -> None:
+    """Back, as when a wrong clock is set right, and on again: a moment that was fired stays fired."""
+    scheduler = work.scheduler("0 * * * *", member="a")
+    await scheduler.step()
+    work.clock.advance(2 * HOUR)
+    assert await scheduler.step() == 1, "the newest of what a jump forward leaves out"
+    work.clock.jump(-90 * 60)
+    for _ in range(4):
+        assert await scheduler.step() == 0
+        work.clock.advance(20 * 60)
+    work.clock.advance(80 * 60)
+    assert await scheduler.step() == 1
+
+    fired = await work.fired()
+    assert len(fired) == len(set(fired)) == 2
+
+
 async def test_even_two_leaders_fire_a_moment_once(work) -> None:
     """Leases that were both held, of one schedule: the row of the moment decides."""
     names, schedule = ["eventbus:schedule/a", "eventbus:schedule/b"], work.schedule("0 * * * *")
