@@ -39,6 +39,7 @@ class BlobInfo(Struct, frozen=True):
     """Another for other content; opaque, without quotes."""
     content_type: str
     created_at: datetime
+    """When it was put; as a put answers it, give or take a second."""
     sha256: str | None = None
     """64 hexadecimal digits; None where the driver cannot tell (capability `sha256_always`)."""
 
