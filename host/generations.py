@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from host.dispatch import Dispatch
 from host.request_plan import Octets
 from plugin_api.call import Call
+from plugin_api.event_schemas import Payload
 from plugin_api.events import EventEnvelope
 from plugin_api.manifest import Manifest, Names
 from plugin_api.operation import OperationSpec
@@ -154,6 +155,8 @@ class Generation:
     services: dict[str, object] = field(default_factory=dict)
     tasks: list[RegisteredTask] = field(default_factory=list)
     reactions: list[RegisteredReaction] = field(default_factory=list)
+    payloads: dict[str, Payload] = field(default_factory=dict)
+    """What it declares of the events that it tells, by type relative to its area."""
     workers: list[RegisteredWorker] = field(default_factory=list)
     schedules: list[RegisteredSchedule] = field(default_factory=list)
     counters: list[str] = field(default_factory=list)
@@ -221,6 +224,7 @@ class Generation:
         self.plugin = None
         self.code = None
         self.slots = SlotFillers()
+        self.payloads = {}  # calls that are cut off keep the ones that they began with
         for held in (self.operations, self.services, self.tasks, self.reactions, self.counters, self.running):
             held.clear()
         self.workers.clear()

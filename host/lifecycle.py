@@ -88,8 +88,9 @@ class Lifecycle:
             await self._hook(generation, "migrate", "pk_migrate", HOOK_DEADLINE_S, applied=applied)
             await self._hook(generation, "enable", "pk_enable", ENABLE_DEADLINE_S)
             await self._check_health(generation)
-            await self._phase(generation, "join the event log", self._join(generation))
             await self._phase(generation, "publish", self._rehearse(generation))
+            # Last, for what is declared binds later versions: it should not be one that then fails.
+            await self._phase(generation, "join the event log", self._join(generation))
         except BaseException as error:
             await self.discard(generation)
             if isinstance(error, ActivationFailed) and found.manifest.id not in self._kernel.table.generations:
@@ -208,10 +209,13 @@ class Lifecycle:
             generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
 
     async def _join(self, generation: Generation) -> None:
-        """Let its consumers begin now, so that they miss nothing that is told once it serves."""
+        """Declare what it tells, and let its consumers begin, so that they miss nothing that is told once it serves."""
         event_log = self._kernel.find(EVENT_LOG)
         if event_log is None:
             return
+        if generation.payloads:
+            schemas = {event_type: one.schema for event_type, one in generation.payloads.items()}
+            await event_log.declare(generation.names.area, schemas)
         for one in generation.reactions:
             await event_log.join(one.consumer, [one.event_type])
 

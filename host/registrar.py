@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ import msgspec
 
 from host.binding import compile_binding
 from host.encoding import compile_encoder
+from host.event_types import register_events
 from host.generations import (
     Generation,
     RegisteredOperation,
@@ -166,6 +167,11 @@ class HostRegistrar:
         if len(inspect.signature(method).parameters) != 2:
             raise ManifestError(f"{where} takes (self, call: Call, event: EventEnvelope)")
         return RegisteredReaction(f"{self.area}.{name}", event_type, method)
+
+    def events(self, types: Mapping[str, type[msgspec.Struct]]) -> None:
+        """Declare the data of events that the plugin tells."""
+        self._check()
+        register_events(self._generation, types)
 
     def worker(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -17,6 +17,7 @@ import msgspec
 from host.pipeline import settle
 from plugin_api.call import Actor, Call
 from plugin_api.errors import KernelBug, Unavailable, Unreadable
+from plugin_api.event_schemas import Payload
 from plugin_api.events import Origin
 from plugin_api.ids import uuid7
 from plugin_api.limits import DEADLINE_S
@@ -78,6 +79,7 @@ class GenerationRuntime:
         self._schema = generation.names.schema
         self._number = generation.number
         self._emits = frozenset(generation.manifest.events.emits)
+        self._payloads = generation.payloads  # filled by `pk_register`, before the first call
         self.plugin_id = generation.plugin_id
         self.is_kernel = generation.plugin_id.startswith("kernel.")
 
@@ -94,7 +96,7 @@ class GenerationRuntime:
             call.tenant_id,
             deadline=call.deadline,
             generation=self._number,
-            origin=partial(_origin, call, self._emits),
+            origin=partial(_origin, call, self._emits, self._payloads),
         )
 
     def system_tx(self, reason: str) -> AbstractAsyncContextManager[Tx]:
@@ -160,7 +162,7 @@ def _everything(permission: str) -> bool:
     return True
 
 
-def _origin(call: Call, emits: frozenset[str]) -> Origin:
+def _origin(call: Call, emits: frozenset[str], payloads: Mapping[str, Payload]) -> Origin:
     trace = call.trace
     told = f"00-{trace.trace_id}-{trace.parent_id}-{'01' if trace.sampled else '00'}" if trace is not None else ""
-    return Origin(str(call.actor), told, emits)
+    return Origin(str(call.actor), told, emits, payloads)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from msgspec import Struct, field
 
+from plugin_api.event_schemas import Payload
 from plugin_api.ids import uuid7
 
 
@@ -19,7 +21,8 @@ class Event(Struct, frozen=True):
     subject: str
     """Id of the entity; also the partition key, so order holds per entity."""
     data: Struct | dict[str, Any]
-    """Payload; inside one version it only ever gains fields."""
+    """Payload; inside one version it only ever gains fields. An instance of the Struct that `registrar.events` declares for
+    the type, or what can be read as one; anything for a type that has none."""
     id: UUID = field(default_factory=uuid7)
     """Consumers tell repetitions apart by it."""
 
@@ -31,6 +34,8 @@ class Origin(Struct, frozen=True):
     traceparent: str = ""
     emits: frozenset[str] = frozenset()
     """The types that the plugin's manifest declares under `[events] emits`."""
+    payloads: Mapping[str, Payload] = {}
+    """What the plugin has declared of their data, by type."""
 
 
 class EventEnvelope(Struct, frozen=True):

@@ -37,6 +37,10 @@ EVENTS_PER_TRANSACTION_MAX: Final = 1_000
 EVENT_BYTES_MAX: Final = 65_536
 """JSON of one event's data; what is larger belongs into a blob, and the event says which."""
 EVENT_SUBJECT_BYTES_MAX: Final = 200
+EVENT_SCHEMA_BYTES_MAX: Final = 16_384
+"""JSON of the schema of one type's data."""
+EVENT_TYPES_PER_PLUGIN_MAX: Final = 200
+"""Types of events that a plugin declares, those of former versions counted."""
 
 JOBS_PER_QUEUE_MAX: Final = 10_000
 """Jobs of one queue that wait; a further one is refused. What comes back for another attempt is not."""

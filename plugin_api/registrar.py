@@ -3,11 +3,13 @@ host when that generation stops."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
+
+from msgspec import Struct
 
 from plugin_api.call import Call
 from plugin_api.clock import Clock
@@ -118,6 +120,19 @@ class Registrar(Protocol):
 
     def reactions(self, owner: object) -> None:
         """Register every method marked `@on` or `@job`."""
+        ...
+
+    def events(self, types: Mapping[str, type[Struct]]) -> None:
+        """Declare the data of events that the plugin tells: `{"note.touched.v1": NoteTouched}`, types as in the manifest.
+
+        `tx.emit` then takes nothing else for these types, and from the first version that serves on, their data only gains
+        fields: a version that drops or changes one is refused (`event_schema_broken`), and so is one whose `events.lock`
+        says otherwise. See docs/how-to/tell-and-hear.md.
+
+        Raises:
+            ManifestError: a type that is not in `emits`, or is declared twice; what is no Struct, or one whose JSON is an
+                array, holds itself or cannot be told as JSON Schema; more than EVENT_TYPES_PER_PLUGIN_MAX.
+        """
         ...
 
     def worker(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 import typer.main
+from event_locks import event_locks
 from surface import SNAPSHOT, surface
 
 from host.authoring.rules import rules_page
@@ -147,6 +148,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "checks.md": checks_page(),
         ROOT / "plugin_api" / "manifest.schema.json": json.dumps(manifest_schema(), indent=2, sort_keys=True) + "\n",
         SNAPSHOT: "\n".join(surface()) + "\n",
+        **event_locks(),
     }
 
 

@@ -21,6 +21,10 @@ class AccessChanged(Struct, frozen=True):
     """Keys of stamps: whatever was remembered under them is stale."""
 
 
+EVENTS: Final[dict[str, type[Struct]]] = {"access.changed.v1": AccessChanged}
+"""What the plugin declares."""
+
+
 def access_changed(tenant_id: UUID, keys: Collection[str]) -> Event:
     """What is remembered under these keys is stale."""
     return Event("access.changed.v1", str(tenant_id), AccessChanged(list(keys)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from core_plugins.iam.drivers.argon2_hasher import Argon2Hasher
-from core_plugins.iam.events import ACCESS_CHANGED, stale_keys
+from core_plugins.iam.events import ACCESS_CHANGED, EVENTS, stale_keys
 from core_plugins.iam.operations import IamOperations
 from core_plugins.iam.operations.announce import Announcer
 from core_plugins.iam.operations.api_keys import ApiKeyIdentifier
@@ -73,6 +73,7 @@ class IamPlugin:
         wired = self._wired = _wire(registrar)
         parts = wired.parts
         registrar.operations(IamOperations(parts))
+        registrar.events(EVENTS)
         registrar.service(AUTH_PROVIDERS, parts.providers)
         registrar.task("announce", parts.announcer.run)
         registrar.task("api-key-uses", wired.api_keys.write_uses)

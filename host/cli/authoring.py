@@ -10,7 +10,8 @@ from typing import Final
 
 import typer
 
-from host.authoring.examination import examine
+from host.authoring.event_contract import LockRefused, lock_project
+from host.authoring.examination import TRIAL_LIMIT_S, examine
 from host.authoring.scaffold import BadId, NoPlace, new_project
 from host.cli.ending import CommandFailed
 from host.cli.output import print_json, print_text, working
@@ -59,6 +60,28 @@ def check_plugin(folder: Path, *, as_json: bool) -> None:
     else:
         _show(found, counts)
     raise typer.Exit(1 if counts["error"] else 0)
+
+
+def lock_contract(folder: Path, *, as_json: bool) -> None:
+    """`pk contract lock`.
+
+    Raises:
+        CommandFailed: the lock was left as it is.
+    """
+    try:
+        with working(f"looking at {folder}"):
+            locked = asyncio.run(lock_project(folder.absolute(), TRIAL_LIMIT_S))
+    except LockRefused as error:
+        raise CommandFailed(str(error)) from error
+    if as_json:
+        print_json(locked)
+    elif not locked.types:
+        print_text("it declares no events, so there is nothing to lock; registrar.events declares them")
+    else:
+        for said in locked.gained:
+            print_text(f"  {said}")
+        state = "written; commit it" if locked.gained else "up to date"
+        print_text(f"{locked.file}: {state}")
 
 
 def _show(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:

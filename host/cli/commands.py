@@ -23,7 +23,7 @@ from host.cli.declaring import (
     command,
     taught,
 )
-from host.cli.plugin_commands import authors, new, plugins
+from host.cli.plugin_commands import authors, contract, new, plugins
 
 PORT_MAX: Final = 65_535
 
@@ -309,3 +309,4 @@ def reload(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
 
 app.add_typer(new, name="new", rich_help_panel=WRITE)
 app.add_typer(authors)
+app.add_typer(contract, name="contract", rich_help_panel=WRITE)

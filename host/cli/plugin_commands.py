@@ -12,6 +12,7 @@ from host.cli.declaring import DATA_DIR, WRITE, AsJson, DataDir, DryRun, Url, co
 
 plugins = typer.Typer(no_args_is_help=True, help="See and change the plugins of a running kernel.")
 new = typer.Typer(no_args_is_help=True, help="Begin something new.")
+contract = typer.Typer(no_args_is_help=True, help="Keep what a plugin has promised to others.")
 authors = typer.Typer()
 """Commands of authors that stand beside `up`."""
 
@@ -180,6 +181,32 @@ def new_plugin(
     from host.cli.authoring import begin_plugin  # noqa: PLC0415 - as above
 
     begin_plugin(plugin_id, directory, as_json=as_json)
+
+
+@command(contract, name="lock")
+def contract_lock(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", exists=True, file_okay=False, help="The plugin's folder, with its pyproject.toml."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write down what the events of a plugin hold, for `pk check` to compare with.
+
+    The plugin is imported and registered once in a process of its own. The types of events for which it declares a Struct
+    go with their JSON Schema into `events.lock` beside its manifest; commit the file. It only grows: when the code drops a
+    field or changes one, the file is left as it is and the exit status is 1. Tell a new version of the type then, beside
+    the old one.
+
+    Examples:
+      pk contract lock .
+      pk contract lock ~/plugins/acme-crm --json
+    """
+    from host.cli.authoring import lock_contract  # noqa: PLC0415 - as above
+
+    lock_contract(folder, as_json=as_json)
 
 
 @command(authors, WRITE)

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from host.finding import Finding, Severity
+from plugin_api.event_schemas import Schema
 
 PHASES: Final = {
     "start": "starting the process",
@@ -42,6 +43,9 @@ class Trial(Struct, frozen=True):
     operations: list[TriedOperation] = []
     provides: list[str] = []
     """Capabilities for which something was registered."""
+    events: dict[str, Schema] | None = None
+    """What the data of the events holds for which it has declared a Struct, by type relative to its area; None when it did not
+    come to register anything."""
     compiled: list[str] = []
     """Files of compiled extensions that its import loaded."""
 
@@ -115,6 +119,31 @@ RULES: Final[dict[str, Rule]] = {
         "error",
         "others rely on what the manifest's `provides` lists",
         "register an implementation with registrar.service or registrar.operations, or take the entry out",
+    ),
+    "event_undeclared": Rule(
+        "warning",
+        "readers of the event cannot know what its data holds, and nobody notices when a field goes",
+        'write a frozen Struct of its data and declare it in pk_register: registrar.events({"note.written.v1": NoteWritten})',
+    ),
+    "events_lock_missing": Rule(
+        "warning",
+        "without the file nobody notices when a field of an event goes",
+        "run `pk contract lock DIR`, commit the file, and list it below `[tool.setuptools.package-data]`",
+    ),
+    "events_lock_behind": Rule(
+        "warning",
+        "a field that events.lock does not have may go again, and nobody notices",
+        "run `pk contract lock DIR` and commit the file",
+    ),
+    "events_lock_unreadable": Rule(
+        "error",
+        "what was promised of events cannot be compared with what the code tells",
+        "bring back the file of the last commit; `pk contract lock` alone writes it",
+    ),
+    "event_schema_broken": Rule(
+        "error",
+        "whoever reads the event was promised that its data only gains fields inside a version",
+        "keep the field as events.lock has it, or tell a new version of the type beside it",
     ),
     "disable_fails": Rule(
         "warning", "a plugin is stopped this way", "let pk_disable cope with whatever was not enabled"

@@ -16,6 +16,8 @@ from msgspec import Struct
 
 from host.discovery import PluginLoadError
 from host.dispatch import RouteConflict
+from host.event_lock import NAME as EVENTS_LOCK
+from host.event_lock import LockUnreadable, breaks, gains, read_lock
 from host.finding import Finding
 from host.generations import Generation
 from host.hooks import HookFailed
@@ -29,6 +31,7 @@ from host.settings import ANY_SECTION, read
 from host.stamps import FileStamps, create_stamps
 from host.trial.findings import LEAK_RULES, Request, Trial, TriedOperation, finding, has_passed
 from plugin_api.errors import KernelError
+from plugin_api.event_schemas import Schema
 from plugin_api.limits import HOOK_DEADLINE_S
 from plugin_api.manifest import Manifest, ManifestError, Names, names_of, read_manifest
 from plugin_api.operation import OPERATION_ATTRIBUTE, OperationSpec
@@ -53,6 +56,7 @@ class Rehearsal:
         self.findings: list[Finding] = []
         self._operations: list[TriedOperation] = []
         self._provides: list[str] = []
+        self._events: dict[str, Schema] | None = None
         self._compiled: list[str] = []
 
     async def run(self) -> Trial:
@@ -73,7 +77,7 @@ class Rehearsal:
 
     def _outcome(self) -> Trial:
         passed = has_passed(self.findings)
-        return Trial(passed, self.findings, self._operations, self._provides, self._compiled)
+        return Trial(passed, self.findings, self._operations, self._provides, self._events, self._compiled)
 
     def _find(self, rule_id: str, said: str, at: tuple[str, int] = ("", 0)) -> None:
         text = said if said.startswith(self._id) else f"{self._id}: {said}"
@@ -85,8 +89,11 @@ class Rehearsal:
     def _package(self) -> str:
         return self._request.target.partition(":")[0].strip()
 
+    def _place_of(self, name: str) -> Path:
+        return self._folder.joinpath(*self._package.split("."), name)
+
     def _read_manifest(self) -> Manifest:
-        file = self._folder.joinpath(*self._package.split("."), "manifest.toml")
+        file = self._place_of("manifest.toml")
         try:
             manifest = read_manifest(file.read_text("utf-8"), str(file))
         except (OSError, ValueError) as error:
@@ -135,6 +142,7 @@ class Rehearsal:
             self._add_hooks(kernel, generation)
             await self._hook(kernel, generation, "configure", settings=settings)
             await self._pk_register(kernel, generation, settings)
+            self._compare_events(generation)
             self._publish(kernel, generation)
         except _Stop:
             pass
@@ -207,6 +215,30 @@ class Rehearsal:
                 self._find(rule_id, said, place)
         if registrar.refused:
             raise _Stop
+
+    def _compare_events(self, generation: Generation) -> None:
+        """What the code declares of its events, with what it lists and what its author has committed."""
+        emitted, file = generation.manifest.events.emits, (str(self._place_of(EVENTS_LOCK)), 0)
+        self._events = declared = {event_type: one.schema for event_type, one in generation.payloads.items()}
+        for event_type in emitted:
+            if event_type not in declared:
+                manifest = (str(self._place_of("manifest.toml")), 0)
+                self._find("event_undeclared", f"{event_type} is listed, and no Struct is declared for it", manifest)
+        try:
+            locked = read_lock(self._place_of(EVENTS_LOCK).parent)
+        except LockUnreadable as error:
+            self._find("events_lock_unreadable", str(error), file)
+            return
+        if locked is None:
+            if declared:
+                self._find("events_lock_missing", f"there is no {EVENTS_LOCK} beside the manifest")
+            return
+        broken = list(breaks(locked, declared, emitted))
+        for said in broken:
+            self._find("event_schema_broken", said, file)
+        gained = [] if broken else gains(locked, declared)
+        if gained:
+            self._find("events_lock_behind", f"{EVENTS_LOCK} lacks something: {'; '.join(gained)}", file)
 
     def _publish(self, kernel: Kernel, generation: Generation) -> None:
         self._tell("publish")

@@ -56,7 +56,8 @@ class Tx(Protocol):
 
         Raises:
             PayloadTooLarge: `event_too_large`, the data's JSON is longer than EVENT_BYTES_MAX.
-            KernelBug: the manifest does not declare the type, the subject is empty or longer than
+            KernelBug: the manifest does not declare the type, the data does not fit the Struct that `registrar.events`
+                declares for it (types, bounds of `Meta`, unknown fields), the subject is empty or longer than
                 EVENT_SUBJECT_BYTES_MAX, or the transaction has no tenant.
         """
         ...

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from plugin_api.call import Call
+from plugin_api.event_schemas import Schema
 from plugin_api.events import EventEnvelope
 from plugin_api.services import ServiceKey
 
@@ -43,6 +44,23 @@ class EventLog(Protocol):
     committed together with the note that the event is done. `handle` itself may be called again for an event, after an error
     or the end of its process; what it does elsewhere must bear that.
     """
+
+    async def declare(self, area: str, schemas: Mapping[str, Schema]) -> None:
+        """Promise what the data of an area's events holds: type relative to the area -> schema. All of them or none.
+
+        What is promised first is kept for ever; what a later version gains is known from then on and may be missing again,
+        for that version may be rolled back. Idempotent.
+
+        Raises:
+            Conflict: `event_schema_broken`, a schema lacks a field that was promised first, or tells a known one otherwise.
+                `event_schema_too_large`, more was gained over time than one schema or area may have.
+            StoreUnavailable: the database is away.
+        """
+        ...
+
+    async def forget_types(self, area: str) -> int:
+        """Forget what an area promised, so that it may begin afresh; how many types. For a plugin whose data is destroyed."""
+        ...
 
     async def join(self, consumer: str, types: Collection[str]) -> None:
         """Let a consumer begin with what is told from now on, unless it has begun before. Idempotent.

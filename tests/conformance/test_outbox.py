@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec import Meta, Struct
 
 from plugin_api.errors import Conflict, DeadlinePassed, KernelBug, KernelError, PayloadTooLarge
+from plugin_api.event_schemas import Payload
 from plugin_api.events import Event, Origin
 from plugin_api.limits import EVENT_BYTES_MAX, EVENTS_PER_TRANSACTION_MAX
 
@@ -32,6 +34,23 @@ async def notes(request: pytest.FixtureRequest, open_notes: Callable[..., Awaita
             "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'pk_app' and datname = current_database()"
         )
     return notes
+
+
+class Part(Struct, frozen=True):
+    id: UUID
+
+
+class Added(Struct, frozen=True):
+    word: Annotated[str, Meta(max_length=5)]
+    kind: Literal["a", "b"] = "a"
+    parts: list[Part] = []
+
+
+class MoreAdded(Added, frozen=True):
+    more: int = 1
+
+
+DECLARED = Origin("user:ada", "", frozenset({TYPE}), {TYPE: Payload.of(Added)})
 
 
 def told(subject: str, **data: Any) -> Event:
@@ -184,6 +203,55 @@ async def test_what_cannot_be_told_is_refused_at_once(notes, event: Event, kind:
     with pytest.raises(kind, match=words):
         tx.emit(event)
     await tx.rollback()
+
+
+PART = UUID(int=7)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Added("hello", "a", [Part(PART)]),
+        {"word": "hello", "kind": "a", "parts": [{"id": str(PART)}]},
+        {"word": "hello", "parts": [Part(PART)]},
+    ],
+    ids=["struct", "dict", "dict-without-default"],
+)
+async def test_declared_data_is_written_whole(notes, data: Any) -> None:
+    await emit(notes, Event(TYPE, "a", data), origin=DECLARED)
+
+    (row,) = await outbox(notes)
+    assert json.loads(row["data"]) == {"word": "hello", "kind": "a", "parts": [{"id": str(PART)}]}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Added(7), r"does not fit Added: Expected `str`, got `int` - at `\$\.word`"),
+        (Added("longer"), r"length <= 5 - at `\$\.word`"),
+        (Added("x", "c"), r"at `\$\.kind`"),
+        (Added("x", "a", [Part("no id")]), r"at `\$\.parts\[0\]\.id`"),
+        (Part(PART), "is a Part, and Added is declared"),
+        (MoreAdded("x"), "is a MoreAdded, and Added is declared"),
+        ({"kind": "a"}, "missing required field `word`"),
+        ({"word": 7}, r"at `\$\.word`"),
+        ({"word": "7", "kind": None}, r"at `\$\.kind`"),
+        ({"word": "x", "colour": "red", "parts": [{"id": str(PART), "size": 1}]}, "has /colour, /parts/0/size, which Added"),
+        ({"word": object()}, "is no JSON"),
+        (["word"], "does not fit Added: Expected `object`, got `array`"),
+    ],
+    ids=[
+        "type", "bound", "word", "within", "other-struct", "subclass", "missing", "dict-type", "null", "unknown", "no-json",
+        "no-object",
+    ],
+)  # fmt: skip
+async def test_data_that_does_not_fit_what_was_declared_is_refused(notes, data: Any, words: str) -> None:
+    tx = await notes.begin(origin=lambda: DECLARED)
+    with pytest.raises(KernelBug, match=words):
+        tx.emit(Event(TYPE, "a", data))
+    await tx.commit()
+
+    assert await outbox(notes) == []
 
 
 async def test_a_transaction_tells_so_many_and_no_more(notes) -> None:

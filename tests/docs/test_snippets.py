@@ -1,4 +1,4 @@
-"""Every shell snippet of the tutorials, of the page for authors and of the README's tour runs, in order, against a real kernel; changes of files
+"""Every shell snippet of the tutorials, of the pages for authors and of the README's tour runs, in order, against a real kernel; changes of files
 that a page shows are made as they stand there."""
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ PAGES = (
     "docs/tutorial/first-tenant.md",
     "docs/tutorial/your-first-plugin.md",
     "docs/how-to/write-a-plugin.md",
+    "docs/how-to/tell-and-hear.md",
     "README.md",
 )
 

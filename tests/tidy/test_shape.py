@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 REQUIRED = ("__init__.py", "manifest.toml", "README.md", "operations", "plugin.py")
 MODULES = frozenset({"__init__", "settings", "model", "events", "storage", "operations", "routes", "plugin"})
 FOLDERS = frozenset({"drivers", "migrations", "bootstrap", "model", "storage", "operations", "__pycache__"})
-DATA = frozenset({"manifest.toml", "README.md", "wire.lock"})
+DATA = frozenset({"manifest.toml", "README.md", "wire.lock", "events.lock"})
 README = "# acme\n## What it promises\n## Limits\n## When something fails\n"
 SUBJECTS = ("promise", "limits", "fail")
 

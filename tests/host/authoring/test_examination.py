@@ -34,7 +34,11 @@ async def test_the_examples_pass_their_trials(name: str) -> None:
 
 
 async def test_what_shows_only_when_it_runs_is_found_with_its_place(project: Path) -> None:
-    change(project / "acme_crm" / "plugin.py", '"""Register the operations. No I/O here."""', "registrar.nonsense()")
+    change(
+        project / "acme_crm" / "plugin.py",
+        '"""Register the operations and the events. No I/O here."""',
+        "registrar.nonsense()",
+    )
 
     found = await examine(project)
 

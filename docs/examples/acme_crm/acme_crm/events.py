@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from uuid import UUID
 
 from plugin_api import Event, Struct
@@ -25,6 +26,10 @@ class DealClosed(Struct, frozen=True):
     outcome: Outcome
     amount_minor: int
     currency: str
+
+
+EVENTS: Final[dict[str, type[Struct]]] = {"lead.created.v1": LeadCreated, "deal.closed.v1": DealClosed}
+"""What is declared of them; events.lock, which `pk contract lock` writes, keeps it."""
 
 
 def lead_created(lead: Lead) -> Event:
