@@ -156,7 +156,6 @@ class Generation:
     reactions: list[RegisteredReaction] = field(default_factory=list)
     workers: list[RegisteredWorker] = field(default_factory=list)
     schedules: list[RegisteredSchedule] = field(default_factory=list)
-    counters: list[str] = field(default_factory=list)
     slots: SlotFillers = field(default_factory=SlotFillers)
     running: list[asyncio.Task[None]] = field(default_factory=list)
     in_flight: int = 0
@@ -203,7 +202,7 @@ class Generation:
         self.plugin = None
         self.code = None
         self.slots = SlotFillers()
-        for held in (self.operations, self.services, self.tasks, self.reactions, self.counters, self.running):
+        for held in (self.operations, self.services, self.tasks, self.reactions, self.running):
             held.clear()
         self.workers.clear()
         self.schedules.clear()

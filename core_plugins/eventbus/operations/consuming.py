@@ -227,6 +227,7 @@ class Consumer:
         async with self._parts.tx("park an event") as tx:
             if not await storage.park(tx, self._name, event, holding.epoch, reason, attempts):
                 raise Fenced
+        self._parts.counts.parked.add(consumer=self._name)
         holding.parked.add(event.entity)
 
     async def _replay(self, letters: Sequence[Letter]) -> None:

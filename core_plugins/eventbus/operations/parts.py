@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from core_plugins.eventbus.operations.counting import Counts
 from core_plugins.eventbus.settings import Settings
 from plugin_api.ports.database import Tx
 from plugin_api.ports.wakeups import Wakeups
@@ -28,6 +29,7 @@ class Parts:
     settings: Settings
     sleep: Callable[[float], Awaitable[None]]
     """Between attempts; tests turn the clock."""
+    counts: Counts = field(default_factory=Counts)
 
     @asynccontextmanager
     async def tx(self, reason: str) -> AsyncIterator[Tx]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -13,6 +13,8 @@ from core_plugins.eventbus.model import Entity, Logged, Partition, dead_letter_t
 from plugin_api.ids import uuid7
 from plugin_api.ports.database import Row, Tx
 
+LETTERS_COUNTED_MAX: Final = 10_000
+"""Of one consumer and topic, for metrics."""
 InboxState = Literal["new", "seen", "fenced"]
 
 
@@ -191,6 +193,21 @@ async def rewind(tx: Tx, consumer: str, since: datetime) -> int:
 async def lags(tx: Tx) -> Sequence[Row]:
     """How far consumers are behind: consumer, topic, behind, oldest."""
     return await tx.fetch("select * from lags()")
+
+
+async def measure_consumers(tx: Tx) -> Sequence[Row]:
+    """How far consumers are behind: consumer, topic, behind, oldest_s, letters."""
+    return await tx.fetch("select * from measure_consumers($1)", LETTERS_COUNTED_MAX)
+
+
+async def measure_outbox(tx: Tx) -> Row:
+    """What is not in the log yet: events, oldest_s."""
+    row = await tx.fetch_one(
+        """select events, coalesce(extract(epoch from clock_timestamp() - oldest), 0)::float8 as oldest_s
+        from pk.outbox_backlog()"""
+    )
+    assert row is not None, "a function answers one row"
+    return row
 
 
 async def enter_inbox(tx: Tx, consumer: str, event_id: UUID, lease: str, epoch: int) -> InboxState:
