@@ -1,7 +1,7 @@
 -- phase: expand
 -- up
--- What is kept for a plugin goes when it leaves with its data, at most `most` rows of a kind at once; how many rows went. Whoever
--- calls them does so until it is none, and may begin anew after being cut off: the last call takes what all others are found by.
+-- What is kept for a plugin goes when it leaves with its data, at most `most` rows of a kind at once; how many rows went. These
+-- are called until it is none; whoever was cut off in between begins anew.
 
 -- What its consumers have done, what it told that the log has not yet, the numbers of its entities, its readers' leases.
 create function pk.forget_told_by(of_plugin text, of_area text, most integer) returns bigint
@@ -16,7 +16,7 @@ begin
   delete from pk.inbox where ctid = any (array(select i.ctid from pk.inbox i where i.plugin = of_plugin limit most));
   get diagnostics went = row_count;
   delete from pk.outbox where ctid = any (array(
-    select o.ctid from pk.outbox o where o.source = '/plugins/' || of_area limit most for update skip locked));
+    select o.ctid from pk.outbox o where o.source = '/plugins/' || of_area limit most));
   get diagnostics gone = row_count;
   went := went + gone;
   delete from pk.entity where ctid = any (array(select e.ctid from pk.entity e where e.area = of_area limit most));

@@ -10,7 +10,7 @@ from core_plugins.eventbus.model import topic_of
 from core_plugins.eventbus.operations.administering import AdministerOperations
 from core_plugins.eventbus.operations.broadcasting import Broadcast, Listener
 from core_plugins.eventbus.operations.consuming import Consumer
-from core_plugins.eventbus.operations.parts import Parts
+from core_plugins.eventbus.operations.parts import FORGOTTEN_AT_ONCE, Parts
 from core_plugins.eventbus.operations.streaming import StreamOperations
 from plugin_api.events import EventEnvelope
 from plugin_api.ports.event_log import Reaction
@@ -41,3 +41,10 @@ class EventbusOperations(StreamOperations, AdministerOperations):
         """Destroy the events of an erased tenant. Idempotent; readers pass over the offsets that are missing."""
         async with self._parts.calls.open(tenant_id, "erase events") as call:
             await storage.forget_tenant(await call.tx())
+
+    async def forget(self, plugin: str, area: str) -> None:
+        """Forget what is kept for a plugin that has left; see the port."""
+        went = 1
+        while went:
+            async with self._parts.tx("forget a plugin") as tx:
+                went = await storage.forget_plugin(tx, plugin, area, FORGOTTEN_AT_ONCE)

@@ -17,6 +17,8 @@ LOG: Final = "log"
 """Rings when the log has grown."""
 REPLAY: Final = "replay"
 """Rings when dead letters are to be tried again."""
+FORGOTTEN_AT_ONCE: Final = 5_000
+"""Rows of a plugin that leaves which go in one transaction."""
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,13 @@ async def has_handled(tx: Tx, consumer: str, event_id: UUID) -> bool:
     return bool(await _value(tx, "select pk.has_handled($1, $2) as value", consumer, event_id))
 
 
+async def forget_plugin(tx: Tx, plugin: str, area: str, most: int) -> int:
+    """Forget so many rows of each kind that are kept for a plugin; how many went, 0 when it is all done."""
+    told = cast("int", await _value(tx, "select pk.forget_told_by($1, $2, $3) as value", plugin, area, most))
+    heard = cast("int", await _value(tx, "select forget_consumers($1, $2) as value", area, most))
+    return told + heard
+
+
 # ----------------------------------------------------------------------------------------- dead letters
 
 

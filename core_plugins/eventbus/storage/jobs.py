@@ -180,3 +180,10 @@ async def forget_tenant(tx: Tx, tenant_id: UUID) -> None:
     await tx.execute("delete from firings")
     await tx.execute("delete from tenants")
     await tx.execute("select pk.erase_jobs($1)", tenant_id)
+
+
+async def forget_plugin(tx: Tx, plugin: str, most: int) -> int:
+    """Forget so many jobs and firings of a plugin; how many went, 0 when it is all done."""
+    jobs = cast("int", await _value(tx, "select pk.forget_jobs_of($1, $2) as value", plugin, most))
+    firings = cast("int", await _value(tx, "select forget_schedules($1, $2) as value", plugin, most))
+    return jobs + firings
