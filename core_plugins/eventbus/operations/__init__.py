@@ -11,16 +11,18 @@ from core_plugins.eventbus.operations.administering import AdministerOperations
 from core_plugins.eventbus.operations.broadcasting import Broadcast, Listener
 from core_plugins.eventbus.operations.consuming import Consumer
 from core_plugins.eventbus.operations.parts import FORGOTTEN_AT_ONCE, Parts
+from core_plugins.eventbus.operations.reading import ReadOperations
 from core_plugins.eventbus.operations.streaming import StreamOperations
 from plugin_api.events import EventEnvelope
 from plugin_api.ports.event_log import Reaction
 
 
-class EventbusOperations(StreamOperations, AdministerOperations):
+class EventbusOperations(StreamOperations, ReadOperations, AdministerOperations):
     """Implements `plugin_api.ports.event_log.EventLog`, and what is asked over REST."""
 
     def __init__(self, parts: Parts, broadcast: Broadcast) -> None:
         StreamOperations.__init__(self, parts)
+        ReadOperations.__init__(self, parts)
         AdministerOperations.__init__(self, parts)
         self._broadcast = broadcast
 

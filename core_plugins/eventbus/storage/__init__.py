@@ -140,6 +140,21 @@ async def read_tenant(
     return [(row["position"], logged(row)) for row in rows]
 
 
+async def read_log(
+    tx: Tx, first: int, positions: int, event_type: str | None, subject: str | None, tenant_id: UUID | None, most: int
+) -> list[tuple[int, Logged]]:
+    """Events of all tenants, or of one, in so many positions from `first` on, each with its position."""
+    rows = await tx.fetch(
+        "select * from read_log($1, $2, $3, $4, $5, $6)", first, positions, event_type, subject, tenant_id, most
+    )
+    return [(row["position"], logged(row)) for row in rows]
+
+
+async def position_since(tx: Tx, moment: datetime) -> int:
+    """The position from which on everything was appended since a moment."""
+    return cast("int", await _value(tx, "select position_since($1) as value", moment))
+
+
 # -------------------------------------------------------------------------------------------- consumers
 
 
@@ -188,6 +203,15 @@ async def suspect(tx: Tx, consumer: str, partition: Partition, epoch: int, offse
 async def rewind(tx: Tx, consumer: str, since: datetime) -> int:
     """Let a consumer begin anew with what was told since then; in how many partitions, 0 for no such consumer."""
     return cast("int", await _value(tx, "select rewind($1, $2) as value", consumer, since))
+
+
+async def rewind_to(tx: Tx, consumer: str, partition: Partition, offset: int) -> tuple[int | None, bool]:
+    """Let a consumer begin anew at an offset of one partition; the offset that it read next, None when it does not read the
+    partition, and whether it was moved."""
+    sql = "select * from rewind_to($1, $2, $3, $4)"
+    row = await tx.fetch_one(sql, consumer, partition.topic, partition.number, offset)
+    assert row is not None, "a function answers one row"
+    return row["next"], row["moved"]
 
 
 async def lags(tx: Tx) -> Sequence[Row]:
