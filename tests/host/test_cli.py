@@ -160,22 +160,6 @@ def remote(answers: dict[str, Any]) -> Iterator[tuple[str, Script]]:
         ("up", "--profile", "cloud"),
         ("up", "--set", "iam.signup"),
         ("up", "--frobnicate"),
-        ("events", "frobnicate"),
-        ("events", "tail", "--from", "yesterday"),
-        ("events", "tail", "--from", "2026-03-01T12:00:00"),
-        ("events", "tail", "--tenant", "acme"),
-        ("events", "dlq", "--limit", "0"),
-        ("events", "replay"),
-        ("events", "replay", "--all", "--consumer", "acme.crm.hear"),
-        ("events", "replay", "--letter", "7"),
-        ("events", "replay", "--consumer", "acme.crm.hear", "--since", "noon"),
-        ("events", "replay", "--consumer", "acme.crm.hear", "--offset", "platform.money.events/12/0"),
-        ("events", "replay", "--offset", "platform.money.events/3/0"),
-        ("events", "replay", "--all", "--since", "2026-03-01T12:00:00Z"),
-        ("jobs", "replay"),
-        ("jobs", "replay", "--all", "--queue", "notify.send.email"),
-        ("jobs", "cancel", "7"),
-        ("jobs", "cancel"),
     ],
 )
 def test_usage_errors_end_with_2_and_a_hint(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +195,6 @@ def test_the_program_itself_ends_like_that() -> None:
         ("version",),
         ("migrate",),
         *[("migrate", "status"), ("migrate", "up"), ("migrate", "down"), ("demo",), ("reload",)],
-        *[("events",), ("events", "tail"), ("events", "dlq"), ("events", "replay")],
-        *[("jobs",), ("jobs", "list"), ("jobs", "dead"), ("jobs", "replay"), ("jobs", "cancel")],
     ],
 )
 def test_help_teaches_in_plain_text(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,9 +203,7 @@ def test_help_teaches_in_plain_text(words: tuple[str, ...], capsys: pytest.Captu
     text = capsys.readouterr().out
     assert status == 0
     assert text.isascii()
-    assert (
-        words in {(), ("plugins",), ("migrate",), ("events",), ("jobs",), ("version",)} or "Examples:\n    pk " in text
-    )
+    assert words in {(), ("plugins",), ("migrate",), ("version",)} or "Examples:\n    pk " in text
     assert words or "A tour:\n    pk up " in text
 
 
@@ -273,10 +253,6 @@ def test_help_loads_no_kernel_and_no_terminal_library() -> None:
         ("migrate", "up"),
         ("demo",),
         ("reload",),
-        ("events", "tail"),
-        ("events", "dlq"),
-        ("events", "replay", "--all"),
-        ("jobs", "list"),
     ],
 )
 @pytest.mark.parametrize("exists", [True, False])
@@ -622,77 +598,3 @@ def test_a_data_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     assert ran.stderr.startswith("pk up: ")
     assert "blocked-by-a-file" in ran.stderr
     assert "Traceback" not in ran.stderr
-
-
-# ----------------------------------------------------------------------------------------------- events and jobs
-
-
-def part(next_position: int, tip: int, *subjects: str) -> dict[str, Any]:
-    """A part of the log."""
-    event = {
-        "specversion": "1.0",
-        "time": "t",
-        "type": "a.b.c.v1",
-        "sequence": "1",
-        "tenantid": "t",
-        "data": {"x": 1},
-        "actor": "",
-    }
-    items = [
-        {
-            "position": number,
-            "topic": "platform.module.events",
-            "partition": 3,
-            "offset": 7,
-            "event": {**event, "subject": one},
-        }
-        for number, one in enumerate(subjects, next_position - len(subjects))
-    ]
-    return {"items": items, "next_position": next_position, "tip": tip}
-
-
-def test_a_log_without_following_is_read_to_its_end_and_a_line_cannot_steer_the_terminal(
-    tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment["PK_API_KEY"] = "pkk_1_x"
-    events = "GET /api/v1/eventbus/events?"
-    answers = {
-        f"{events}begin=beginning&limit=200": part(3, 3, "one", "two\x1b[31m"),
-        f"{events}begin=3&limit=200": part(5, 9, "three", "four"),
-    }
-    with remote(answers) as (url, script):
-        assert main(["events", "tail", "--no-follow", "--from", "beginning", "--url", url]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert main(["events", "tail", "--no-follow", "--from", "beginning", "--url", url, "--json"]) == 0
-        documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-    assert [line.split("  ")[3] for line in lines] == ["one", "two\\x1b[31m", "three", "four"]
-    assert lines[0].endswith('at=platform.module.events/3/7  {"x":1}')
-    assert [one["subject"] for one in documents] == ["one", "two\x1b[31m", "three", "four"]
-    assert "actor" not in documents[0], "an attribute of a CloudEvent is never empty"
-    assert len(script.asked) == 4, "what came after the beginning is not waited for"
-
-
-def test_a_refusal_ends_a_follower_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with control(tmp_path, {"POST /operation": (422, {"detail": "the log ends at position 3"})}) as script:
-        assert main(["events", "tail", "--from", "9", "--data-dir", str(tmp_path)]) == 1
-
-    assert capsys.readouterr().err == "pk: the log ends at position 3\n"
-    [(_, asked, _)] = script.asked
-    assert (asked["path"], asked["query"]) == ("/api/v1/eventbus/events", {"begin": "9", "limit": "200"})
-
-
-def test_a_list_has_as_many_entries_as_were_asked_for(
-    tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment["PK_API_KEY"] = "pkk_1_x"
-    letters = "GET /api/v1/eventbus/dead-letters?"
-    answers = {
-        f"{letters}limit=200": {"items": [{"id": n} for n in range(200)], "next_cursor": "c"},
-        f"{letters}cursor=c&limit=50": {"items": [{"id": n} for n in range(50)], "next_cursor": "d"},
-    }
-    with remote(answers) as (url, _):
-        assert main(["events", "dlq", "--limit", "250", "--url", url, "--json"]) == 0
-
-    told = json.loads(capsys.readouterr().out)
-    assert (len(told["items"]), told["has_more"]) == (250, True)

@@ -13,7 +13,7 @@ from core_plugins.eventbus import storage
 from core_plugins.eventbus.model import Logged
 from core_plugins.eventbus.operations.parts import Parts
 from plugin_api import Call, operation
-from plugin_api.errors import InvalidRequest, Violation
+from plugin_api.errors import InvalidRequest
 from plugin_api.events import EventEnvelope
 from plugin_api.ports.database import Tx
 
@@ -91,21 +91,17 @@ async def _first(tx: Tx, begin: str, tip: int) -> int:
         return await storage.oldest(tx)
     if begin.isascii() and begin.isdigit() and len(begin) <= 18:
         if int(begin) > tip + 1:
-            raise _refused(
+            raise InvalidRequest(
                 f"the log ends at position {tip}, and {begin} is beyond it; begin at {tip + 1} at most, or `now`"
             )
         return max(int(begin), await storage.oldest(tx))
     try:
         return await storage.position_since(tx, msgspec.convert(begin, _Moment))
     except msgspec.ValidationError:
-        raise _refused(
+        raise InvalidRequest(
             f"{begin!r} is no place in the log; write beginning, now, a position, or a time with its zone, like "
             "2026-03-01T12:00:00Z"
         ) from None
-
-
-def _refused(detail: str) -> InvalidRequest:
-    return InvalidRequest(detail, violations=[Violation("/begin", "value", detail)])
 
 
 def _shown(position: int, one: Logged) -> LoggedEvent:
