@@ -34,6 +34,7 @@ _FORWARDED: Final = (
     ("POST", "/migrations/up"),
     ("POST", "/migrations/down"),
     ("POST", "/demo"),
+    ("POST", "/operation"),
 )
 
 

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from host import problems
 from host.checks import Check
+from host.control_operations import Wanted, find_tenant, run_operation
 from host.description import kernel_version
 from host.hooks import HookFailed
 from host.migrations import down, migrate, plan, read_folder, status
@@ -227,25 +228,12 @@ def _active(source: Answering) -> list[str]:
 
 
 async def _demo_tenant(kernel: Kernel) -> Tenant:
-    for generation in kernel.table.generations.values():
-        try:
-            tenant = await kernel.hooks.call(
-                generation.key, generation.plugin_id, "pk_find_tenant", DEMO_DEADLINE_S, slug=DEMO_SLUG
-            )
-        except HookFailed as failure:
-            raise _hook_refused(failure) from failure
-        if isinstance(tenant, Tenant):
-            return tenant
-    raise NotFound(
-        "there is no tenant demo here; start the kernel without --no-demo, which makes it", code="no_demo_tenant"
-    )
-
-
-def _hook_refused(failure: HookFailed) -> KernelError:
-    cause = failure.__cause__
-    if isinstance(cause, KernelError) and not isinstance(cause, KernelBug):
-        return cause
-    return Unavailable(f"{failure.plugin_id} could not look for the tenant demo; see the kernel's log")
+    tenant = await find_tenant(kernel, DEMO_SLUG)
+    if tenant is None:
+        raise NotFound(
+            "there is no tenant demo here; start the kernel without --no-demo, which makes it", code="no_demo_tenant"
+        )
+    return tenant
 
 
 async def _demo_of(kernel: Kernel, plugin_id: str, tenant: Tenant) -> Document | None:
@@ -265,6 +253,13 @@ def _why(failure: HookFailed) -> str:
     cause = failure.__cause__
     is_told = isinstance(cause, KernelError) and not isinstance(cause, KernelBug)
     return cause.detail if is_told else str(failure)  # type: ignore[union-attr]  # a KernelError
+
+
+# ------------------------------------------------------------------------------------------ operators' operations
+
+
+async def _operation(source: Answering, question: Question) -> Any:
+    return await run_operation(source.kernel, _read(question.body, Wanted))
 
 
 # ----------------------------------------------------------------------------------------------------- doctor
@@ -318,7 +313,7 @@ def _settings_checks(settings: LoadedSettings | None) -> Iterator[Check]:
         )
 
 
-_PAGES: Final[Mapping[tuple[str, str], Callable[[Answering, Question], Awaitable[Document]]]] = {
+_PAGES: Final[Mapping[tuple[str, str], Callable[[Answering, Question], Awaitable[Any]]]] = {
     ("GET", "/doctor"): _doctor,
     ("GET", "/plugins"): _plugins,
     ("GET", "/settings"): _settings,
@@ -327,4 +322,5 @@ _PAGES: Final[Mapping[tuple[str, str], Callable[[Answering, Question], Awaitable
     ("POST", "/migrations/up"): _up,
     ("POST", "/migrations/down"): _down,
     ("POST", "/demo"): _demo,
+    ("POST", "/operation"): _operation,
 }

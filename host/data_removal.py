@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from plugin_api.manifest import names_of
+from plugin_api.ports.event_log import EVENT_LOG
+from plugin_api.ports.job_queue import JOB_QUEUE
 from plugin_api.ports.migrations import MIGRATOR
 
 if TYPE_CHECKING:
@@ -42,8 +44,18 @@ async def dispose(kernel: Kernel, plugin_id: str, data: Data) -> dict[str, Any]:
             shutil.rmtree(draft, ignore_errors=True)  # of a try that was cut off
         told["files"] = await migrator.export(schema, folder)
         told["folder"] = str(folder)
+    await _forget(kernel, plugin_id)
     await migrator.purge(schema)
     return told
+
+
+async def _forget(kernel: Kernel, plugin_id: str) -> None:
+    """Let those that keep something for plugins forget it; before the schema goes, so that whoever is cut off begins anew."""
+    names = names_of(plugin_id)
+    if (event_log := kernel.find(EVENT_LOG)) is not None:
+        await event_log.forget(names.schema, names.area)
+    if (jobs := kernel.find(JOB_QUEUE)) is not None:
+        await jobs.forget(names.schema)
 
 
 def _export_folder(data_folder: Path, plugin_id: str) -> Path:

@@ -159,7 +159,6 @@ class Generation:
     """What it declares of the events that it tells, by type relative to its area."""
     workers: list[RegisteredWorker] = field(default_factory=list)
     schedules: list[RegisteredSchedule] = field(default_factory=list)
-    counters: list[str] = field(default_factory=list)
     slots: SlotFillers = field(default_factory=SlotFillers)
     running: list[asyncio.Task[None]] = field(default_factory=list)
     in_flight: int = 0
@@ -225,7 +224,7 @@ class Generation:
         self.code = None
         self.slots = SlotFillers()
         self.payloads = {}  # calls that are cut off keep the ones that they began with
-        for held in (self.operations, self.services, self.tasks, self.reactions, self.counters, self.running):
+        for held in (self.operations, self.services, self.tasks, self.reactions, self.running):
             held.clear()
         self.workers.clear()
         self.schedules.clear()

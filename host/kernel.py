@@ -121,7 +121,7 @@ class Kernel:
     def forget(self, generation: Generation) -> None:
         """Undo everything of a generation that has stopped."""
         self.hooks.remove(generation.key)
-        self.metrics.drop(generation.counters)
+        self.metrics.drop(generation.key)
         self._runtimes.pop(generation.key, None)
 
     # --------------------------------------------------------------------------------- services

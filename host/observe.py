@@ -11,8 +11,8 @@ import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -25,6 +25,8 @@ BUFFER_BYTES_MAX: Final = 65_536
 FLUSH_AFTER_S: Final = 0.05
 SERIES_MAX: Final = 200
 _MASK: Final = "**********"
+Read = Callable[[], Mapping[tuple[str, ...], float]]
+"""What a gauge shows now: values of its labels, in their order -> number."""
 
 
 class LogContext(Protocol):
@@ -238,14 +240,23 @@ class Histogram:
         self.total += seconds
 
 
-@dataclass
-class CounterFamily:
-    """A counter with labels; series past SERIES_MAX go to `other`."""
+class Owned:
+    """What generations of one plugin show under one name; it goes with the last of them."""
 
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    series: dict[tuple[str, ...], float] = field(default_factory=dict)
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self.name = name
+        self.help = text
+        self.labels = labels
+
+
+class CounterFamily(Owned):
+    """A counter with labels; series past SERIES_MAX go to `other`. Successive generations of a plugin share it, so that an
+    upgrade does not make it fall."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        super().__init__(name, text, labels)
+        self.series: dict[tuple[str, ...], float] = {}
+        self.owners: set[str] = set()
 
     def add(self, by: float = 1, /, **labels: str) -> None:
         """Add to one series."""
@@ -254,14 +265,50 @@ class CounterFamily:
             key = tuple("other" for _ in self.labels)
         self.series[key] = self.series.get(key, 0) + by
 
+    def disown(self, owner: str) -> bool:
+        """Let go of an owner; whether any is left."""
+        self.owners.discard(owner)
+        return bool(self.owners)
+
+    def family(self) -> dict[str, Any]:
+        """What it counts."""
+        samples = [(self.name, _zip(self.labels, key), value) for key, value in self.series.items()]
+        return _family(self.name, "counter", self.help, samples)
+
+
+class GaugeFamily(Owned):
+    """Numbers that are read when asked: of the generation that has shown them longest, until that one is gone."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        super().__init__(name, text, labels)
+        self.reads: dict[str, Read] = {}
+
+    def disown(self, owner: str) -> bool:
+        """Let go of an owner and its function; whether any is left."""
+        self.reads.pop(owner, None)
+        return bool(self.reads)
+
+    def family(self) -> dict[str, Any]:
+        """What is read, the first SERIES_MAX series of it; nothing when the plugin's function does not do its part."""
+        owner, read = next(iter(self.reads.items()))
+        try:
+            shown = islice(read().items(), SERIES_MAX)
+            samples = [(self.name, _zip(self.labels, key), float(value)) for key, value in shown]
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - a plugin's fault ends no scrape
+            why = f"{type(error).__name__}: {error}"
+            PluginLog(owner.partition("@")[0]).warning("a metric could not be read", metric=self.name, why=why)
+            samples = []
+        return _family(self.name, "gauge", self.help, samples)
+
 
 class Metrics:
     """Everything that this process counts."""
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, str, int], Histogram] = {}
-        self._counters: dict[str, CounterFamily] = {}
-        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._counters: dict[tuple[str, ...], CounterFamily] = {}
+        """By name and labels: a later version of a plugin may have others."""
+        self._gauges: dict[tuple[str, ...], GaugeFamily] = {}
 
     def request(self, door: str, operation: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -271,27 +318,27 @@ class Metrics:
             histogram = self._requests[key] = Histogram()
         histogram.observe(seconds)
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> CounterFamily:
-        """Make or find a counter."""
-        return self._counters.setdefault(name, CounterFamily(name, description, tuple(labels)))
+    def counter(self, name: str, description: str, labels: Sequence[str], owner: str = "") -> CounterFamily:
+        """Make or find a counter; it stays until `owner` and whoever else has it is dropped."""
+        family = self._counters.setdefault((name, *labels), CounterFamily(name, description, tuple(labels)))
+        family.owners.add(owner)
+        return family
 
-    def drop(self, names: Sequence[str]) -> None:
-        """Forget counters, when their plugin is gone."""
-        for name in names:
-            self._counters.pop(name, None)
+    def gauge(self, name: str, description: str, labels: Sequence[str], read: Read, owner: str = "") -> None:
+        """Show numbers that are read when asked, until `owner` is dropped."""
+        family = self._gauges.setdefault((name, *labels), GaugeFamily(name, description, tuple(labels)))
+        family.reads[owner] = read
 
-    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """Show a number that is read when asked."""
-        self._gauges[name] = (description, read)
+    def drop(self, owner: str) -> None:
+        """Forget what nobody but this owner counts or shows."""
+        self._counters = {key: one for key, one in self._counters.items() if one.disown(owner)}
+        self._gauges = {key: one for key, one in self._gauges.items() if one.disown(owner)}
 
     def families(self) -> list[dict[str, Any]]:
         """All of it as `{name, type, help, samples: [{name, labels, value}]}`."""
         found = [self._request_total(), self._request_seconds()]
-        found += [
-            _family(c.name, "counter", c.help, [(c.name, _zip(c.labels, k), v) for k, v in c.series.items()])
-            for c in self._counters.values()
-        ]
-        found += [_family(name, "gauge", text, [(name, {}, read())]) for name, (text, read) in self._gauges.items()]
+        found += [counter.family() for counter in self._counters.values()]
+        found += [gauge.family() for gauge in self._gauges.values()]
         return found
 
     def _request_total(self) -> dict[str, Any]:

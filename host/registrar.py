@@ -22,7 +22,7 @@ from host.generations import (
     full_permission,
 )
 from host.jobs import PluginJobs, register_schedule, register_worker
-from host.observe import CounterFamily, PluginLog
+from host.observe import CounterFamily, PluginLog, Read
 from host.request_plan import octets_of
 from host.runtime import GenerationRuntime, PluginCalls
 from host.services import PluginServices, capability_of
@@ -201,12 +201,23 @@ class HostRegistrar:
 
     def counter(self, name: str, description: str, labels: Sequence[str] = ()) -> CounterFamily:
         """Make a metric `pk_{area}_{name}_total`."""
+        full = f"{self._metric(name, labels)}_total"
+        return self._kernel.metrics.counter(full, description, labels, self._generation.key)
+
+    def gauge(self, name: str, description: str, labels: Sequence[str], read: Read) -> None:
+        """Show a metric `pk_{area}_{name}`, read when asked."""
+        full = self._metric(name, labels)
+        if name.endswith("_total"):
+            raise ManifestError(
+                f"{self.plugin_id}: the gauge {name} ends in _total, which counters do; name it otherwise"
+            )
+        self._kernel.metrics.gauge(full, description, labels, read, self._generation.key)
+
+    def _metric(self, name: str, labels: Sequence[str]) -> str:
         self._check()
         if "tenant" in labels or "tenant_id" in labels:
             raise ManifestError(f"{self.plugin_id}: the metric {name} is labelled by tenant; tenants are never a label")
-        full = f"pk_{self.area.replace('.', '_')}_{name}_total"
-        self._generation.counters.append(full)
-        return self._kernel.metrics.counter(full, description, labels)
+        return f"pk_{self.area.replace('.', '_')}_{name}"
 
     def announce(self, text: str) -> None:
         """Print lines on the terminal of whoever started the kernel."""

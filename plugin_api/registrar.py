@@ -165,6 +165,21 @@ class Registrar(Protocol):
         """Make a metric `pk_{area}_{name}_total`. Never label by tenant."""
         ...
 
+    def gauge(
+        self, name: str, description: str, labels: Sequence[str], read: Callable[[], Mapping[tuple[str, ...], float]]
+    ) -> None:
+        """Show a metric `pk_{area}_{name}` for as long as the plugin runs; name its unit in it, like `backlog_seconds`.
+
+        `read` is called at every scrape and gives the numbers of now, each under the values of the labels in their order
+        (`()` without labels); the first 200 are shown. It does no I/O and does not wait: let a task keep the numbers. When
+        it raises, the log says so and nothing is shown. What several processes show under one label is summed, so a number
+        about all of them is shown by one alone.
+
+        Raises:
+            ManifestError: a label is `tenant` or `tenant_id`, or the name ends in `_total`.
+        """
+        ...
+
     def announce(self, text: str) -> None:
         """Print lines on the terminal of whoever started the kernel, in no log: a generated password, once."""
         ...

@@ -8,7 +8,9 @@ import os
 from core_plugins.eventbus.operations import EventbusOperations
 from core_plugins.eventbus.operations.administering_jobs import JobOperations
 from core_plugins.eventbus.operations.broadcasting import Broadcast
+from core_plugins.eventbus.operations.counting import make_counts
 from core_plugins.eventbus.operations.job_parts import JobParts
+from core_plugins.eventbus.operations.measuring import Meter
 from core_plugins.eventbus.operations.parts import Parts
 from core_plugins.eventbus.operations.queueing import PostgresJobQueue
 from core_plugins.eventbus.operations.relaying import Relay
@@ -37,13 +39,16 @@ class EventbusPlugin:
             registrar.log,
             registrar.settings or Settings(),
             asyncio.sleep,
+            make_counts(registrar),
         )
         broadcast = Broadcast(parts)
         relay = Relay(parts, f"worker-{registrar.host_state.worker}-{os.getpid()}")
         self._operations = EventbusOperations(parts, broadcast)
         registrar.operations(self._operations)
         registrar.service(EVENT_LOG, self._operations)
-        self._register_jobs(registrar, JobParts(parts, registrar.clock))
+        jobs = JobParts(parts, registrar.clock)
+        self._register_jobs(registrar, jobs)
+        Meter(jobs, relay).register(registrar)
         registrar.task("relay", relay.run)
         registrar.task("broadcast", broadcast.run)
 

@@ -26,6 +26,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=1, le=300),
         setting("Seconds after which the work of a process that has vanished is taken over."),
     ] = 10.0
+    measure_s: Annotated[
+        float, Meta(ge=0.05, le=300), setting("Seconds after which the leading process measures its metrics anew.")
+    ] = 5.0
     handler_s: Annotated[
         float, Meta(ge=0.1, le=300), setting("Seconds that a plugin may take to handle one event.")
     ] = 30.0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from host.cli.bus_commands import events, jobs
 from host.cli.declaring import (
     CHANGE,
     DATA_DIR,
@@ -34,6 +35,8 @@ TOUR: Final = """Run and look after a Platform-Kernel.
       pk up                 start a kernel in .pk/; Ctrl-C stops it
       pk doctor             is everything well, and what to do if not
       pk plugins list       what runs in it; `pk plugins install` adds to it
+      pk events tail        what happens, as it happens; `pk events dlq` has what failed
+      pk jobs list          how full queues are
       pk new plugin ID      begin a plugin of your own
       pk settings iam       what can be set, and where each value comes from
       pk demo               fill the tenant demo with examples
@@ -162,6 +165,8 @@ def doctor(data_dir: DataDir = DATA_DIR, as_json: AsJson = False) -> None:
 
 
 app.add_typer(plugins, name="plugins", rich_help_panel=LOOK)
+app.add_typer(events, name="events", rich_help_panel=LOOK)
+app.add_typer(jobs, name="jobs", rich_help_panel=LOOK)
 
 
 @command(app, LOOK)

@@ -86,5 +86,16 @@ class EventLog(Protocol):
         """
         ...
 
+    async def forget(self, plugin: str, area: str) -> None:
+        """Forget what is kept for a plugin that has left with its data: how far its consumers have come, their dead letters, what
+        they have done; the numbers of its entities, and what it told that is not in the log yet. What is in the log stays.
+
+        `plugin` is its schema. Idempotent: whoever is cut off in the middle calls it again.
+
+        Raises:
+            StoreUnavailable: the database is away.
+        """
+        ...
+
 
 EVENT_LOG: ServiceKey[EventLog] = ServiceKey("eventbus")

@@ -164,5 +164,14 @@ class JobQueue(Jobs, Protocol):
         """Put down a job at each moment of a schedule, once in all processes; never returns."""
         ...
 
+    async def forget(self, plugin: str) -> None:
+        """Forget the jobs, queues and schedules of a plugin that has left with its data, by its schema. Idempotent: whoever is
+        cut off in the middle calls it again.
+
+        Raises:
+            StoreUnavailable: the database is away.
+        """
+        ...
+
 
 JOB_QUEUE: ServiceKey[JobQueue] = ServiceKey("jobs")

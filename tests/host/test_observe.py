@@ -7,7 +7,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from host.observe import LINE_BYTES_MAX, LogSink, Metrics, PluginLog, log_context
+import pytest
+
+from host import observe
+from host.observe import LINE_BYTES_MAX, SERIES_MAX, LogSink, Metrics, PluginLog, log_context
 from plugin_api.settings import Secret
 
 
@@ -28,6 +31,16 @@ def written(write: Any) -> list[dict[str, Any]]:
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
         return [json.loads(line) for line in stream.read().splitlines()]
+
+
+@pytest.fixture
+def caught(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The lines that are written meanwhile."""
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        observe.sink, "line", lambda level, message, fields: lines.append({"level": level, "msg": message, **fields})
+    )
+    return lines
 
 
 def test_a_line_has_time_level_message_and_fields() -> None:
@@ -113,3 +126,85 @@ def test_a_counter_with_too_many_series_sums_the_rest() -> None:
 
     assert sum(counter.series.values()) == 500
     assert counter.series["other",] == 300
+
+
+def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float] | None:
+    """The series of a family; None when there is none."""
+    found = [family for family in metrics.families() if family["name"] == name]
+    return {tuple(s["labels"].values()): s["value"] for s in found[0]["samples"]} if found else None
+
+
+def test_a_gauge_is_read_when_asked() -> None:
+    metrics, numbers = Metrics(), {("a", "b"): 1.5}
+    metrics.gauge("pk_x", "x", ["kind", "colour"], lambda: numbers)
+    assert samples(metrics, "pk_x") == {("a", "b"): 1.5}
+    numbers["a", "c"] = 0
+
+    [family] = [one for one in metrics.families() if one["name"] == "pk_x"]
+    assert (family["type"], family["help"]) == ("gauge", "x")
+    assert [one["labels"] for one in family["samples"]] == [
+        {"kind": "a", "colour": "b"},
+        {"kind": "a", "colour": "c"},
+    ]
+
+
+def test_a_gauge_shows_so_many_series_and_no_more() -> None:
+    metrics = Metrics()
+    metrics.gauge("pk_x", "x", ["kind"], lambda: {(str(number),): number for number in range(500)})
+
+    assert len(samples(metrics, "pk_x") or ()) == SERIES_MAX
+
+
+def raises(error: BaseException) -> Any:
+    """A function that does."""
+
+    def read() -> Any:
+        raise error
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        raises(RuntimeError("no")),
+        raises(SystemExit(3)),
+        lambda: {("a", "b"): 1},
+        lambda: {("a",): "much"},
+        lambda: None,
+    ],
+    ids=["error", "exit", "labels", "text", "nothing"],
+)
+def test_a_gauge_that_cannot_be_read_is_logged_and_spoils_nothing(read: Any, caught: list[dict[str, Any]]) -> None:
+    metrics = Metrics()
+    metrics.gauge("pk_bad", "x", ["kind"], read, "acme.crm@1")
+    metrics.gauge("pk_good", "x", [], lambda: {(): 1})
+
+    assert (samples(metrics, "pk_bad"), samples(metrics, "pk_good")) == ({}, {(): 1})
+    assert {(line["level"], line["plugin"], line["metric"]) for line in caught} == {("warning", "acme.crm", "pk_bad")}
+
+
+def test_metrics_go_with_the_last_generation_that_has_them() -> None:
+    """A former generation ends after the one in its place has begun: what it shows passes to that one."""
+    metrics = Metrics()
+    old = metrics.counter("pk_x_total", "x", [], "acme.crm@1")
+    old.add(2)
+    metrics.gauge("pk_y", "y", [], lambda: {(): 1}, "acme.crm@1")
+    metrics.counter("pk_x_total", "x", [], "acme.crm@2").add(3)
+    metrics.gauge("pk_y", "y", [], lambda: {(): 2}, "acme.crm@2")
+    assert samples(metrics, "pk_y") == {(): 1}
+    metrics.drop("acme.crm@1")
+
+    assert (samples(metrics, "pk_x_total"), samples(metrics, "pk_y")) == ({(): 5}, {(): 2})
+    metrics.drop("acme.crm@2")
+    assert (samples(metrics, "pk_x_total"), samples(metrics, "pk_y")) == (None, None)
+    assert samples(metrics, "pk_requests_total") == {}
+
+
+def test_a_later_version_may_have_other_labels() -> None:
+    metrics = Metrics()
+    metrics.gauge("pk_y", "y", [], lambda: {(): 1}, "acme.crm@1")
+    metrics.gauge("pk_y", "y", ["kind"], lambda: {("a",): 2}, "acme.crm@2")
+    metrics.drop("acme.crm@1")
+
+    assert samples(metrics, "pk_y") == {("a",): 2}

@@ -16,11 +16,13 @@ from tests.plugins.conftest import Plant, words_heard
 LIMIT_S = 120.0
 
 
-async def pk_at(kernel: KernelProcess, key: str, *words: object, status: int = 0) -> tuple[Any, str]:
-    """Run `pk plugins WORDS --url ...`; (its document or text, stderr)."""
+async def pk_at(
+    kernel: KernelProcess, key: str, *words: object, status: int = 0, group: str = "plugins"
+) -> tuple[Any, str]:
+    """Run `pk GROUP WORDS --url ...`; (its document or text, stderr)."""
     program = Path(sys.executable).parent / "pk"
     process = await asyncio.create_subprocess_exec(
-        program, "plugins", *map(str, words), "--url", kernel.url, "--json",
+        program, group, *map(str, words), "--url", kernel.url, "--json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PK_API_KEY": key},
     )  # fmt: skip

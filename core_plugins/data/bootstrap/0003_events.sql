@@ -90,10 +90,16 @@ begin
       select max(w.position) from (select position from pk.outbox order by position limit most) as w)
     returning o.*) select t.* from taken t order by t.position;
 end $$;
--- How many wait, and since when; for metrics and `pk doctor`.
+
+-- How many wait (100000 at most are counted), and since when; for metrics.
 create function pk.outbox_backlog(out events bigint, out oldest timestamptz)
-  language sql stable security definer set search_path = pg_catalog
-  as $$ select count(*), min(time) from pk.outbox where pk.entered() $$;
+  language plpgsql stable security definer set search_path = pg_catalog
+  as $$
+begin
+  if not pk.entered() then return; end if;
+  select count(*) into events from (select from pk.outbox limit 100000) o;
+  select o.time into oldest from pk.outbox o order by o.position limit 1;
+end $$;
 
 -- Leases: who does what only one may do at a time. The epoch grows with each new holder; a transaction that checks it with
 -- `pk.holds` commits before anybody else can take the lease, or not at all. All times are the database's own.

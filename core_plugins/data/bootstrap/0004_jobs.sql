@@ -47,6 +47,7 @@ revoke all on pk.job from public;
 create unique index job_id on pk.job (id);
 create unique index job_key on pk.job (tenant_id, plugin, queue, unique_key) where state = 'waiting';
 create index job_due on pk.job (plugin, queue, priority desc, run_at, id) where state in ('waiting', 'running');
+create index job_dead on pk.job (plugin, queue, id) where state = 'dead';
 create index job_ended on pk.job (plugin, queue, ended_at) where state in ('done', 'dead', 'cancelled');
 
 -- The routing key of a plugin's queue: `send.email` of the role `notify` is `notify.send.email`.
@@ -329,7 +330,8 @@ begin
   end loop;
 end $$;
 
--- All queues: how many wait, since when the oldest does that is due, how many run and are dead.
+-- All queues: how many wait, since when the oldest does that is due, how many run and are dead (100000 at most are counted).
+-- Of what waits only the first of each priority is looked at.
 create function pk.list_queues(at timestamptz)
   returns table (queue text, plugin text, waiting bigint, running bigint, dead bigint, oldest timestamptz)
   language plpgsql stable security definer set search_path = pg_catalog
@@ -337,13 +339,15 @@ create function pk.list_queues(at timestamptz)
 #variable_conflict use_column
 begin
   perform pk.need_eventbus();
-  return query select q.name, q.plugin, q.added - g.gone, coalesce(c.running, 0), coalesce(c.dead, 0), c.oldest
-    from pk.queue q join pk.queue_gone g using (plugin, name)
-    left join (select j.plugin, j.queue, count(*) filter (where j.state = 'running') as running,
-        count(*) filter (where j.state = 'dead') as dead,
-        min(j.run_at) filter (where j.state = 'waiting' and j.run_at <= coalesce(at, clock_timestamp())) as oldest
-      from pk.job j where j.state in ('waiting', 'running', 'dead') group by 1, 2) c on c.plugin = q.plugin and c.queue = q.name
-    order by q.name, q.plugin;
+  return query select q.name, q.plugin, q.added - g.gone,
+      (select count(*) from pk.job j where j.plugin = q.plugin and j.queue = q.name and j.state = 'running'),
+      (select count(*) from (select from pk.job j where j.plugin = q.plugin and j.queue = q.name and j.state = 'dead'
+        limit 100000) d),
+      (select min(f.run_at) from generate_series(0, 9) as p (priority) cross join lateral (select j.run_at from pk.job j
+          where j.plugin = q.plugin and j.queue = q.name and j.priority = p.priority and j.state = 'waiting'
+          order by j.run_at limit 1) f
+        where f.run_at <= coalesce(at, clock_timestamp()))
+    from pk.queue q join pk.queue_gone g using (plugin, name) order by q.name, q.plugin;
 end $$;
 
 -- Dead jobs of all tenants, those that were put last first.

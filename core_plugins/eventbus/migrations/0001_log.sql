@@ -232,9 +232,9 @@ begin
   if not pk.entered() then return 0; end if;
   perform pk.fence_leases(array(
     select lease_of(consumer, topic, partition) from progress where consumer = consumer_name order by 1));
-  update progress p set next_offset = coalesce(
-      (select min(l."offset") from log l where l.topic = p.topic and l.partition = p.partition and l.appended_at >= since),
-      (select h.next_offset from heads h where h.topic = p.topic and h.partition = p.partition))
+  -- Never forwards: what it has not passed yet would be left out. `least` passes over null: nothing was appended since.
+  update progress p set next_offset = least(p.next_offset,
+      (select min(l."offset") from log l where l.topic = p.topic and l.partition = p.partition and l.appended_at >= since))
     where p.consumer = consumer_name;
   get diagnostics moved = row_count;
   return moved;
@@ -245,8 +245,9 @@ create function lags() returns table (consumer text, topic text, behind bigint, 
   language sql stable security definer set search_path = eventbus, pg_catalog
   as $$
   select p.consumer, p.topic, sum(h.next_offset - p.next_offset)::bigint,
-    min((select l.appended_at from log l where l.topic = p.topic and l.partition = p.partition
-      and l."offset" >= p.next_offset order by l."offset" limit 1))
+    -- The log is looked into only where something waits.
+    min(case when h.next_offset > p.next_offset then (select l.appended_at from log l where l.topic = p.topic
+      and l.partition = p.partition and l."offset" >= p.next_offset order by l."offset" limit 1) end)
   from progress p join heads h using (topic, partition) where pk.entered() group by p.consumer, p.topic order by 1, 2 $$;
 
 -- down

@@ -10,18 +10,20 @@ from core_plugins.eventbus.model import topic_of
 from core_plugins.eventbus.operations.administering import AdministerOperations
 from core_plugins.eventbus.operations.broadcasting import Broadcast, Listener
 from core_plugins.eventbus.operations.consuming import Consumer
-from core_plugins.eventbus.operations.parts import Parts
+from core_plugins.eventbus.operations.parts import FORGOTTEN_AT_ONCE, Parts
+from core_plugins.eventbus.operations.reading import ReadOperations
 from core_plugins.eventbus.operations.schemas import SchemaOperations
 from core_plugins.eventbus.operations.streaming import StreamOperations
 from plugin_api.events import EventEnvelope
 from plugin_api.ports.event_log import Reaction
 
 
-class EventbusOperations(StreamOperations, AdministerOperations, SchemaOperations):
+class EventbusOperations(StreamOperations, ReadOperations, AdministerOperations, SchemaOperations):
     """Implements `plugin_api.ports.event_log.EventLog`, and what is asked over REST."""
 
     def __init__(self, parts: Parts, broadcast: Broadcast) -> None:
         StreamOperations.__init__(self, parts)
+        ReadOperations.__init__(self, parts)
         AdministerOperations.__init__(self, parts)
         SchemaOperations.__init__(self, parts)
         self._broadcast = broadcast
@@ -43,3 +45,11 @@ class EventbusOperations(StreamOperations, AdministerOperations, SchemaOperation
         """Destroy the events of an erased tenant. Idempotent; readers pass over the offsets that are missing."""
         async with self._parts.calls.open(tenant_id, "erase events") as call:
             await storage.forget_tenant(await call.tx())
+
+    async def forget(self, plugin: str, area: str) -> None:
+        """Forget what is kept for a plugin that has left; see the port."""
+        went = 1
+        while went:
+            async with self._parts.tx("forget a plugin") as tx:
+                went = await storage.forget_plugin(tx, plugin, area, FORGOTTEN_AT_ONCE)
+        await self.forget_types(area)

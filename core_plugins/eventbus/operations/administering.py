@@ -9,12 +9,14 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from core_plugins.eventbus import storage
+from core_plugins.eventbus.model import PARTITIONS, Partition
 from core_plugins.eventbus.operations.parts import REPLAY, Parts
 from core_plugins.eventbus.storage import Letter
 from plugin_api import Call, operation
-from plugin_api.errors import NotFound, Unreadable
+from plugin_api.errors import InvalidRequest, NotFound, Unreadable
 from plugin_api.events import EventEnvelope
 from plugin_api.pages import Page
+from plugin_api.ports.database import Tx
 
 ConsumerName = Annotated[
     str, Meta(min_length=1, max_length=160, description="`{area}.{method}`, as the list of consumers has it.")
@@ -78,11 +80,20 @@ class Replayed(Struct, frozen=True):
     """That are tried again now, in order."""
 
 
+class Place(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event's place in its topic."""
+
+    topic: Annotated[str, Meta(min_length=1, max_length=100, description="`platform.{domain}.events`.")]
+    partition: Annotated[int, Meta(ge=0, lt=PARTITIONS)]
+    offset: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+
+
 class Rewind(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From when on."""
+    """From where on: a moment, in all partitions, or an offset of one."""
 
     consumer: ConsumerName
-    since: datetime
+    since: datetime | None = None
+    place: Place | None = None
 
 
 class Rewound(Struct, frozen=True):
@@ -130,12 +141,34 @@ class AdministerOperations:
 
     @operation("POST /consumers/rewind", permission="consumer.rewind", operator=True, status=200)
     async def rewind_consumer(self, call: Call, request: Rewind) -> Rewound:
-        """Let a consumer begin anew with what was told since a moment; what has had its effect has none again."""
+        """Let a consumer begin anew with what was told since a moment, or with an offset of one partition.
+
+        What has had its effect has none again. A consumer only goes back: what it has not passed yet is never left out.
+        """
+        if (request.since is None) == (request.place is None):
+            raise InvalidRequest("say from where on the consumer begins anew: either `since` or `place`")
         async with self._parts.tx("rewind a consumer") as tx:
+            if request.place is not None:
+                return await _rewind_to(tx, request.consumer, request.place)
+            assert request.since is not None, "one of both is there"
             moved = await storage.rewind(tx, request.consumer, request.since)
         if moved == 0:
             raise NotFound(f"there is no consumer {request.consumer}; GET /api/v1/eventbus/consumers lists them")
         return Rewound(moved)
+
+
+async def _rewind_to(tx: Tx, consumer: str, place: Place) -> Rewound:
+    partition = f"{place.topic}/{place.partition}"
+    following, has_moved = await storage.rewind_to(tx, consumer, Partition(place.topic, place.partition), place.offset)
+    if following is None:
+        told = f"there is no consumer {consumer} that reads {partition}"
+        raise NotFound(f"{told}; GET /api/v1/eventbus/consumers lists consumers with their topics")
+    if not has_moved:
+        raise InvalidRequest(
+            f"{consumer} has passed the offsets of {partition} before {following}, and {place.offset} is beyond that; give "
+            f"one from 0 to {following}"
+        )
+    return Rewound(1)
 
 
 def _before(values: list[object]) -> UUID:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from core_plugins.eventbus import storage
@@ -102,21 +103,21 @@ class Consumer:
             letters = await storage.replayable(tx, self._name, self._with_parked(idle), BATCH)
             turns = await storage.poll(tx, self._name, self._reaction.types, idle, BATCH)
         for partition in {one.event.partition for one in letters}:
-            self._begin(partition, self._replay([one for one in letters if one.event.partition == partition]))
+            self._begin(partition, partial(self._replay, [one for one in letters if one.event.partition == partition]))
         for turn in turns:
             if self._held[turn.partition].is_idle:
-                self._begin(turn.partition, self._handle(turn))
+                self._begin(turn.partition, partial(self._handle, turn))
 
     def _with_parked(self, partitions: Sequence[Partition]) -> list[Partition]:
         return [one for one in partitions if self._held[one].parked]
 
-    def _begin(self, partition: Partition, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, partition: Partition, work: Callable[[], Awaitable[None]]) -> None:
         holding = self._held[partition]
         holding.busy = asyncio.create_task(self._guarded(holding, work), name=f"{self._name}/{partition.number}")
 
-    async def _guarded(self, holding: Holding, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, holding: Holding, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Fenced:
             if self._held.get(holding.partition) is holding:
                 del self._held[holding.partition]
@@ -227,6 +228,7 @@ class Consumer:
         async with self._parts.tx("park an event") as tx:
             if not await storage.park(tx, self._name, event, holding.epoch, reason, attempts):
                 raise Fenced
+        self._parts.counts.parked.add(consumer=self._name)
         holding.parked.add(event.entity)
 
     async def _replay(self, letters: Sequence[Letter]) -> None:

@@ -47,6 +47,7 @@ class Handler:
                 "an event was not handled; it is tried again", consumer=self._reaction.consumer, event=event.envelope.id,
                 after_s=pause_s, why=failure,
             )  # fmt: skip
+            self._parts.counts.retried.add(consumer=self._reaction.consumer)
             await self._parts.sleep(pause_s)
         raise AssertionError("the last pause is None")
 
@@ -55,7 +56,8 @@ class Handler:
         task = asyncio.current_task()
         begun_cancelling = task.cancelling() if task is not None else 0
         try:
-            await self._handle(event, epoch)
+            if await self._handle(event, epoch):
+                self._parts.counts.handled.add(consumer=self._reaction.consumer)
         except (Fenced, StoreUnavailable, CommitUnknown):
             raise
         except TimeoutError:
@@ -68,7 +70,8 @@ class Handler:
             return _told(error)
         return None
 
-    async def _handle(self, event: Logged, epoch: int) -> None:
+    async def _handle(self, event: Logged, epoch: int) -> bool:
+        """Handle and commit; False when it had had its effect before."""
         reaction, limit_s = self._reaction, self._parts.settings.handler_s
         async with reaction.open(event.tenant_id, f"react {reaction.consumer}", limit_s) as call:
             tx = await call.tx()
@@ -79,6 +82,7 @@ class Handler:
             if state == "new":
                 async with asyncio.timeout(limit_s):
                     await self._call(call, event)
+        return state == "new"
 
     async def _call(self, call: Call, event: Logged) -> None:
         try:

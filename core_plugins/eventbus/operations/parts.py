@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from core_plugins.eventbus.operations.counting import Counts
 from core_plugins.eventbus.settings import Settings
 from plugin_api.ports.database import Tx
 from plugin_api.ports.wakeups import Wakeups
@@ -16,6 +17,8 @@ LOG: Final = "log"
 """Rings when the log has grown."""
 REPLAY: Final = "replay"
 """Rings when dead letters are to be tried again."""
+FORGOTTEN_AT_ONCE: Final = 5_000
+"""Rows of a plugin that leaves which go in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Parts:
     settings: Settings
     sleep: Callable[[float], Awaitable[None]]
     """Between attempts; tests turn the clock."""
+    counts: Counts = field(default_factory=Counts)
 
     @asynccontextmanager
     async def tx(self, reason: str) -> AsyncIterator[Tx]:

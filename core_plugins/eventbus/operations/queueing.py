@@ -9,6 +9,7 @@ import msgspec
 
 from core_plugins.eventbus.model.jobs import check_job
 from core_plugins.eventbus.operations.job_parts import JOBS, JobParts
+from core_plugins.eventbus.operations.parts import FORGOTTEN_AT_ONCE
 from core_plugins.eventbus.operations.scheduling import Scheduler
 from core_plugins.eventbus.operations.working import JobWorker
 from core_plugins.eventbus.storage import jobs as storage
@@ -59,6 +60,13 @@ class PostgresJobQueue:
     async def keep(self, schedule: Schedule) -> None:
         """Put down the jobs of a schedule; see the port."""
         await Scheduler(self._jobs, schedule).run()
+
+    async def forget(self, plugin: str) -> None:
+        """Forget the jobs of a plugin that has left; see the port."""
+        went = 1
+        while went:
+            async with self._jobs.parts.tx("forget a plugin") as tx:
+                went = await storage.forget_plugin(tx, plugin, FORGOTTEN_AT_ONCE)
 
 
 def _encoded(job: Job) -> str:

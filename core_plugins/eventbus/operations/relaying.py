@@ -26,7 +26,13 @@ class Relay:
         self._member = member
         self._epoch: int | None = None
         self._renew_at = 0.0
+        self._leads_until = 0.0
         self._tidy_at = 0.0
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether the lease is held now; False also for a process that slept past its end."""
+        return self._epoch is not None and time.monotonic() < self._leads_until
 
     async def run(self) -> None:
         """Relay for as long as the process lives."""
@@ -60,6 +66,7 @@ class Relay:
             self._epoch = None
             return 0
         if moved > 0:
+            self._parts.counts.relayed.add(moved)
             self._parts.wakeups.ring(LOG)
         return moved
 
@@ -75,6 +82,7 @@ class Relay:
             if self._epoch is None:
                 held = await storage.take_leases(tx, [LEASE], self._member, lease_s, 1)
                 self._epoch = held[0].epoch if held else None
+        self._leads_until = now + lease_s  # the database counts from a later moment on
         # Who does not lead looks often: the lease may have been let go.
         self._renew_at = now + (lease_s / 3 if self._epoch is not None else min(lease_s / 3, 1.0))
         if self._epoch is not None and now >= self._tidy_at:

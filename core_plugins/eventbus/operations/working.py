@@ -176,6 +176,8 @@ class JobWorker:
                 return
             if failure is not None:
                 await self._fail(job, failure)
+            else:
+                self._parts.counts.jobs_done.add(queue=job.queue)
         except KernelError as error:
             self._parts.log.warning("what came of a job was not noted", job=job.id, why=error.detail)
 
@@ -225,9 +227,12 @@ class JobWorker:
         pause_s, at = pause_after(job.attempt, self._jobs.dice), self._jobs.at()
         async with self._parts.tx("note a failed job") as tx:
             if pause_s is None:
-                await storage.bury(tx, job, why, at)
+                is_noted, counter = await storage.bury(tx, job, why, at), self._parts.counts.jobs_dead
             else:
-                await storage.give_back(tx, job, pause_s, why, counts=True, at=at)
+                is_noted = await storage.give_back(tx, job, pause_s, why, counts=True, at=at)
+                counter = self._parts.counts.jobs_failed
+        if is_noted:
+            counter.add(queue=job.queue)
         self._parts.log.warning(
             "a job failed", queue=job.queue, job=job.id, attempt=job.attempt, why=why,
             again_after_s=None if pause_s is None else round(pause_s, 1),

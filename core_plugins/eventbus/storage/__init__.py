@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -13,6 +13,8 @@ from core_plugins.eventbus.model import Entity, Logged, Partition, dead_letter_t
 from plugin_api.ids import uuid7
 from plugin_api.ports.database import Row, Tx
 
+LETTERS_COUNTED_MAX: Final = 10_000
+"""Of one consumer and topic, for metrics."""
 InboxState = Literal["new", "seen", "fenced"]
 
 
@@ -138,6 +140,21 @@ async def read_tenant(
     return [(row["position"], logged(row)) for row in rows]
 
 
+async def read_log(
+    tx: Tx, first: int, positions: int, event_type: str | None, subject: str | None, tenant_id: UUID | None, most: int
+) -> list[tuple[int, Logged]]:
+    """Events of all tenants, or of one, in so many positions from `first` on, each with its position."""
+    rows = await tx.fetch(
+        "select * from read_log($1, $2, $3, $4, $5, $6)", first, positions, event_type, subject, tenant_id, most
+    )
+    return [(row["position"], logged(row)) for row in rows]
+
+
+async def position_since(tx: Tx, moment: datetime) -> int:
+    """The position from which on everything was appended since a moment."""
+    return cast("int", await _value(tx, "select position_since($1) as value", moment))
+
+
 # -------------------------------------------------------------------------------------------- consumers
 
 
@@ -188,9 +205,33 @@ async def rewind(tx: Tx, consumer: str, since: datetime) -> int:
     return cast("int", await _value(tx, "select rewind($1, $2) as value", consumer, since))
 
 
+async def rewind_to(tx: Tx, consumer: str, partition: Partition, offset: int) -> tuple[int | None, bool]:
+    """Let a consumer begin anew at an offset of one partition; the offset that it read next, None when it does not read the
+    partition, and whether it was moved."""
+    sql = "select * from rewind_to($1, $2, $3, $4)"
+    row = await tx.fetch_one(sql, consumer, partition.topic, partition.number, offset)
+    assert row is not None, "a function answers one row"
+    return row["next"], row["moved"]
+
+
 async def lags(tx: Tx) -> Sequence[Row]:
     """How far consumers are behind: consumer, topic, behind, oldest."""
     return await tx.fetch("select * from lags()")
+
+
+async def measure_consumers(tx: Tx) -> Sequence[Row]:
+    """How far consumers are behind: consumer, topic, behind, oldest_s, letters."""
+    return await tx.fetch("select * from measure_consumers($1)", LETTERS_COUNTED_MAX)
+
+
+async def measure_outbox(tx: Tx) -> Row:
+    """What is not in the log yet: events, oldest_s."""
+    row = await tx.fetch_one(
+        """select events, coalesce(extract(epoch from clock_timestamp() - oldest), 0)::float8 as oldest_s
+        from pk.outbox_backlog()"""
+    )
+    assert row is not None, "a function answers one row"
+    return row
 
 
 async def enter_inbox(tx: Tx, consumer: str, event_id: UUID, lease: str, epoch: int) -> InboxState:
@@ -202,6 +243,13 @@ async def enter_inbox(tx: Tx, consumer: str, event_id: UUID, lease: str, epoch: 
 async def has_handled(tx: Tx, consumer: str, event_id: UUID) -> bool:
     """Whether an event has had its effect; in a transaction of the consumer's own."""
     return bool(await _value(tx, "select pk.has_handled($1, $2) as value", consumer, event_id))
+
+
+async def forget_plugin(tx: Tx, plugin: str, area: str, most: int) -> int:
+    """Forget so many rows of each kind that are kept for a plugin; how many went, 0 when it is all done."""
+    told = cast("int", await _value(tx, "select pk.forget_told_by($1, $2, $3) as value", plugin, area, most))
+    heard = cast("int", await _value(tx, "select forget_consumers($1, $2) as value", area, most))
+    return told + heard
 
 
 # ----------------------------------------------------------------------------------------- dead letters

@@ -117,6 +117,16 @@ async def list_queues(tx: Tx, at: At) -> Sequence[Row]:
     return await tx.fetch("select * from pk.list_queues($1)", at)
 
 
+async def measure_queues(tx: Tx, at: At) -> Sequence[Row]:
+    """All queues: queue, waiting, running, dead, oldest_s."""
+    return await tx.fetch(
+        """select queue, waiting, running, dead,
+        coalesce(extract(epoch from coalesce($1::timestamptz, clock_timestamp()) - oldest), 0)::float8 as oldest_s
+        from pk.list_queues($1::timestamptz)""",
+        at,
+    )
+
+
 async def list_dead(tx: Tx, queue: str | None, before: UUID | None, most: int) -> list[DeadJob]:
     """Dead jobs of all tenants."""
     return [dead_job(row) for row in await tx.fetch("select * from pk.list_dead_jobs($1, $2, $3)", queue, before, most)]
@@ -170,3 +180,10 @@ async def forget_tenant(tx: Tx, tenant_id: UUID) -> None:
     await tx.execute("delete from firings")
     await tx.execute("delete from tenants")
     await tx.execute("select pk.erase_jobs($1)", tenant_id)
+
+
+async def forget_plugin(tx: Tx, plugin: str, most: int) -> int:
+    """Forget so many jobs and firings of a plugin; how many went, 0 when it is all done."""
+    jobs = cast("int", await _value(tx, "select pk.forget_jobs_of($1, $2) as value", plugin, most))
+    firings = cast("int", await _value(tx, "select forget_schedules($1, $2) as value", plugin, most))
+    return jobs + firings

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from core_plugins.eventbus.operations.consuming import Consumer
+from core_plugins.eventbus.operations.counting import Counts
 from core_plugins.eventbus.operations.parts import Parts
 from core_plugins.eventbus.operations.relaying import Relay
 from core_plugins.eventbus.settings import Settings
@@ -57,6 +58,7 @@ class Bus:
     dsn: str
     tenant: UUID = field(default_factory=uuid4)
     reading: list[asyncio.Task[None]] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
 
     @property
     def calls(self) -> PluginCalls:
@@ -72,6 +74,7 @@ class Bus:
             self.kernel.log,  # type: ignore[arg-type]
             Settings(**{"poll_s": 0.05, "lease_s": 3.0, **settings}),
             sleep,
+            self.counts,
         )
 
     def event(self, subject: str, **data: Any) -> Event:
@@ -145,7 +148,9 @@ async def bus(
     """One, with an empty log."""
     dsn = await make_database()
     kernel = await open_kernel(
-        ["data", "eventbus"], {"postgres": dsn}, **{"eventbus.poll_s": 0.05, "data.pool_size": 12}
+        ["data", "eventbus"],
+        {"postgres": dsn},
+        **{"eventbus.poll_s": 0.05, "eventbus.measure_s": 0.1, "data.pool_size": 12},
     )
     folder = tmp_path / "notes"
     folder.mkdir()
