@@ -7,16 +7,18 @@ record))`. Whatever door a call comes through, it passes these steps in this ord
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import msgspec
 
 from host.expiry import Expiry
 from host.generations import Generation, RegisteredOperation, Table
+from host.recording import Run, compile_refused, recorders_of, with_done
 from plugin_api.call import ANONYMOUS, Call, CallRuntime, Identity, Trace
 from plugin_api.errors import (
     InvalidRequest,
@@ -26,9 +28,8 @@ from plugin_api.errors import (
     NotAuthenticated,
     PreconditionRequired,
 )
-from plugin_api.pipeline import BoundOperation, Credentials
+from plugin_api.pipeline import BoundOperation, Credentials, Recorder
 
-Run = Callable[[Call, Any], Awaitable[Any]]
 _VERSION_NEEDED = 'a change needs the version that you have read: send If-Match with the ETag, like If-Match: "1"'
 _CREDENTIALS_NEEDED = "credentials are missing; send Authorization: Bearer with an access token or an API key"
 
@@ -44,8 +45,10 @@ class Inbound(Protocol):
     if_match: str | None
     trace: Trace | None
     user_agent: str
+    values: tuple[str, ...]
+    """What stands in the path for its placeholders, in order, percent-encoded as it came."""
     call: Call | None
-    """Set as soon as the caller is known."""
+    """Set as soon as the caller is known, also when it may not do this."""
     expiry: Expiry
     """Ends the call when its time is up; of the task that runs it."""
 
@@ -103,19 +106,6 @@ def _in_transaction(run: Run) -> Run:
     return transacted
 
 
-def _with_recorders(run: Run, recorders: list[Callable[[Call, Any, Any], Awaitable[None]]]) -> Run:
-    if not recorders:
-        return run
-
-    async def recorded(call: Call, request: Any) -> Any:
-        answer = await run(call, request)
-        for record in recorders:
-            await record(call, request, answer)
-        return answer
-
-    return recorded
-
-
 def _with_idempotency(run: Run, idempotency: Any) -> Run:
     if idempotency is None:
         return run
@@ -136,11 +126,10 @@ def _with_guard(run: Run, guard: Any) -> Run:
     return guarded
 
 
-def compose(registered: RegisteredOperation, table: Table) -> Run:
+def compose(registered: RegisteredOperation, table: Table, recorders: Sequence[Recorder]) -> Run:
     """`guard(transaction(idempotency -> run -> record))` of one operation."""
     bound, slots = registered.bound, table.slots
-    recorders = [record for make in table.recorders if (record := make(bound)) is not None]
-    inside = _with_recorders(registered.function, recorders)
+    inside = with_done(registered.function, recorders)
     inside = _with_idempotency(inside, slots.idempotency(bound) if slots.idempotency else None)
 
     return _with_guard(_in_transaction(inside), slots.guard(bound) if slots.guard else None)
@@ -192,7 +181,9 @@ def compile_invoke(
         for make in (table.slots.entitle, table.slots.limit)
         if make is not None and (step := make(registered.bound)) is not None
     ]
-    run, bound = compose(registered, table), registered.bound
+    bound = registered.bound
+    recorders = recorders_of(bound, table)
+    run, refused = compose(registered, table, recorders), compile_refused(bound, recorders)
     needs_version = bound.method == "PATCH"
     seconds = _seconds(bound, deadline_s)
 
@@ -206,7 +197,6 @@ def compile_invoke(
             call = identify(inbound, runtime, deadline)
             if not isinstance(call, Call):
                 call = await call
-            inbound.call = call
             for step in before:
                 await step(call)
             request = inbound.request()
@@ -215,6 +205,11 @@ def compile_invoke(
             if needs_version and call.if_match is None:
                 raise PreconditionRequired(_VERSION_NEEDED)
             return await run(call, request)
+        except NotAllowed as error:
+            if refused is not None and inbound.call is not None:
+                expiry.stop()  # the answer is known; only its record is still to be written, which has a time of its own
+                await refused(inbound.call, _parameters(bound, inbound.values), error)
+            raise
         except asyncio.CancelledError as error:
             raise expiry.translate(error) from None
         except (SystemExit, KeyboardInterrupt) as error:
@@ -224,6 +219,11 @@ def compile_invoke(
             generation.leave()
 
     return invoke
+
+
+def _parameters(bound: BoundOperation, values: Sequence[str]) -> dict[str, str]:
+    """What the placeholders of the path stand for in a request that may never be read."""
+    return dict(zip(bound.spec.placeholders, map(unquote, values), strict=True))
 
 
 def _seconds(bound: BoundOperation, deadline_s: float) -> float:
@@ -244,9 +244,7 @@ def _identify(
     allowed = checks.of(permission) if permission else None
 
     def accept(inbound: Inbound, runtime: CallRuntime, deadline: float, identity: Identity) -> Call:
-        if allowed is not None and not allowed(identity):
-            raise refuse(str(permission), f"this {identity.actor.kind.replace('_', ' ')}")
-        return Call(
+        call = inbound.call = Call(
             runtime,
             tenant_id=identity.tenant_id,
             actor=identity.actor,
@@ -260,6 +258,9 @@ def _identify(
             address=inbound.address,
             user_agent=inbound.user_agent,
         )
+        if allowed is not None and not allowed(identity):
+            raise refuse(str(permission), f"this {identity.actor.kind.replace('_', ' ')}")
+        return call
 
     async def look_up(inbound: Inbound, runtime: CallRuntime, deadline: float, credentials: Credentials) -> Call:
         identity = await identifier.identify(credentials) if identifier else None
@@ -302,7 +303,7 @@ def compile_still_allows(
 
 
 def _anonymous(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call:
-    return Call(
+    call = inbound.call = Call(
         runtime,
         tenant_id=None,
         actor=ANONYMOUS,
@@ -313,37 +314,49 @@ def _anonymous(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call:
         address=inbound.address,
         user_agent=inbound.user_agent,
     )
+    return call
 
 
 def compile_inner(registered: RegisteredOperation, table: Table, runtime: CallRuntime) -> InnerOperation:
     """Make the function that another plugin's call goes through: same checks, its own transaction, no limits."""
-    bound, run = registered.bound, compose(registered, table)
+    bound = registered.bound
+    recorders = recorders_of(bound, table)
+    run, refused = compose(registered, table, recorders), compile_refused(bound, recorders)
     generation = table.generations[bound.plugin_id]
     revalidate = _revalidator(registered.request_type)
 
     async def invoke(call: Call, request: Any) -> Any:
-        if bound.permission is not None and not call.allows(bound.permission):
-            raise refuse(bound.permission, call.actor)
-        callee = Call(
-            runtime,
-            tenant_id=call.tenant_id if call.has_tenant else None,
-            actor=call.actor,
-            request_id=call.request_id,
-            deadline=call.deadline,
-            identity=call.identity,
-            allows=call.allows,
-            if_match=call.if_match,
-            trace=call.trace,
-            address=call.address,
-            user_agent=call.user_agent,
-        )
+        callee = _callee(call, runtime)
         generation.in_flight += 1
         try:
+            if bound.permission is not None and not call.allows(bound.permission):
+                raise refuse(bound.permission, call.actor)
             return await run(callee, revalidate(request))
+        except NotAllowed as error:
+            if refused is not None:
+                await refused(callee, bound.parameters(request), error)
+            raise
         finally:
             generation.leave()
 
     return InnerOperation(invoke)
+
+
+def _callee(call: Call, runtime: CallRuntime) -> Call:
+    """The call of another plugin's operation that this call makes: who, in which tenant, until when stays as it is."""
+    return Call(
+        runtime,
+        tenant_id=call.tenant_id if call.has_tenant else None,
+        actor=call.actor,
+        request_id=call.request_id,
+        deadline=call.deadline,
+        identity=call.identity,
+        allows=call.allows,
+        if_match=call.if_match,
+        trace=call.trace,
+        address=call.address,
+        user_agent=call.user_agent,
+    )
 
 
 def _revalidator(request_type: type) -> Callable[[Any], Any]:

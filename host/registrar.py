@@ -87,6 +87,10 @@ class HostRegistrar:
             self._generation.services.setdefault(capability_of(provided), owner)
 
     def _registered(self, name: str, method: Callable[..., Any], spec: OperationSpec) -> RegisteredOperation:
+        if not spec.recorded and not self.plugin_id.startswith("kernel."):
+            raise ManifestError(
+                f"{self.plugin_id}: operation {name} says recorded=False, which only kernel plugins may; leave it out"
+            )
         request_type, answer_type = self._types(name, method, spec)
         area = self._generation.names.area
         if spec.permission and spec.permission not in self._generation.manifest.permissions:

@@ -26,6 +26,8 @@ CONNECTIONS_MAX: Final = 2_048
 REQUESTS_IN_FLIGHT_MAX: Final = 512
 """Operations that run in one worker at once; a further one is refused with 503."""
 
+RECORD_REFUSED_S: Final = 2.0
+"""For all recorders together to write down one refusal; the caller waits for no more."""
 HOOK_DEADLINE_S: Final = 10.0
 ENABLE_DEADLINE_S: Final = 30.0
 DRAIN_DEADLINE_S: Final = 10.0

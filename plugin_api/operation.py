@@ -39,6 +39,13 @@ class OperationSpec:
     """Its body and its answer may come in pieces; see `plugin_api.streams`."""
     media: str = "*/*"
     """The media type of a streamed answer, for the documentation."""
+    recorded: bool = True
+    """Whether the slot `record` is told of its calls, unless it only reads (GET)."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the slot `record` is told of its calls."""
+        return self.recorded and self.method != "GET"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def operation(
     deprecated: bool = False,
     stream: bool = False,
     media: str = "*/*",
+    recorded: bool = True,
 ) -> Callable[[Function], Function]:
     """Declare a method `async def name(self, call: Call, request: SomeStruct) -> SomeStruct | None` as an operation.
 
@@ -80,6 +88,7 @@ def operation(
     `deadline_s` may only shorten the host's deadline (kernel plugins may lengthen it). The method's docstring is the
     operation's description. `stream=True` gives the body in pieces as `call.transfer` (the request then comes from path
     and query alone) and lets the operation answer a `plugin_api.streams.Stream`, of the media type `media`.
+    `recorded=False` (kernel plugins only) keeps one that changes nothing, though it is no GET, out of the records.
 
     Raises:
         ValueError: at import, when the declaration contradicts itself.
@@ -103,6 +112,7 @@ def operation(
         deprecated,
         stream,
         media,
+        recorded,
     )
     return _mark(OPERATION_ATTRIBUTE, spec)
 

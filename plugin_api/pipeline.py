@@ -7,14 +7,16 @@ not `public`. A slot makes one function per operation, at start-up and on change
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
 
 from plugin_api.call import Call, Identity
+from plugin_api.errors import NotAllowed
 from plugin_api.operation import OperationSpec
 
 
@@ -46,6 +48,11 @@ class BoundOperation:
     """Absolute, with placeholders."""
     permission: str | None
     """Full name, None when any authenticated actor (or anybody, if public) may call."""
+
+    def parameters(self, request: Any) -> dict[str, str]:
+        """What the placeholders of its path stand for in a request, as text."""
+        found = {name: getattr(request, name, "") for name in self.spec.placeholders}
+        return {name: str(msgspec.to_builtins(value, enc_hook=str)) for name, value in found.items()}
 
 
 class Identifier(Protocol):
@@ -85,12 +92,29 @@ Admit = Callable[[BoundOperation, str, int], None]
 """(operation, address, body bytes); raises LimitReached, Unavailable or PayloadTooLarge."""
 PerCall = Callable[[Call], Awaitable[None]]
 """(call), before the request is read; raises a KernelError to stop the call."""
-Record = Callable[[Call, Any, Any], Awaitable[None]]
-"""(call, request, answer), inside the transaction."""
 Guard = Callable[[Call, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs the rest, or refuses: breakers, retry."""
 Idempotency = Callable[[Call, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs the rest inside the transaction, or replays what it answered before."""
+
+
+class Recorder(Protocol):
+    """Fills `record` for one operation."""
+
+    async def done(self, call: Call, request: Any, answer: Any) -> None:
+        """Write down what the operation has done, in the call's transaction: both are committed, or neither is.
+
+        What this raises fails the call, and rolls its transaction back. A public operation may have entered no tenant.
+        """
+        ...
+
+    async def refused(self, call: Call, parameters: Mapping[str, str], error: NotAllowed) -> None:
+        """Write down that the caller may not do it. The call is over and rolled back; its tenant is known.
+
+        `parameters` are what the placeholders of the path stand for, as they came: the request may never have been read.
+        What this raises, and what it has not done within RECORD_REFUSED_S, is logged; the caller gets `error` in any case.
+        """
+        ...
 
 
 class PipelineSlots(Protocol):
@@ -130,8 +154,8 @@ class PipelineSlots(Protocol):
         """Replay what a key has answered before."""
         ...
 
-    def record(self, make: Callable[[BoundOperation], Record | None]) -> None:
-        """Write what happened in the same transaction; several plugins may."""
+    def record(self, make: Callable[[BoundOperation], Recorder | None]) -> None:
+        """Write down what was done in the same transaction, and what was refused; several plugins may."""
         ...
 
 

@@ -58,10 +58,6 @@ class EventLog(Protocol):
         """
         ...
 
-    async def forget_types(self, area: str) -> int:
-        """Forget what an area promised, so that it may begin afresh; how many types. For a plugin whose data is destroyed."""
-        ...
-
     async def join(self, consumer: str, types: Collection[str]) -> None:
         """Let a consumer begin with what is told from now on, unless it has begun before. Idempotent.
 
@@ -88,7 +84,8 @@ class EventLog(Protocol):
 
     async def forget(self, plugin: str, area: str) -> None:
         """Forget what is kept for a plugin that has left with its data: how far its consumers have come, their dead letters, what
-        they have done; the numbers of its entities, and what it told that is not in the log yet. What is in the log stays.
+        they have done; the numbers of its entities, what it promised of its events, and what it told that is not in the log
+        yet. What is in the log stays.
 
         `plugin` is its schema. Idempotent: whoever is cut off in the middle calls it again.
 

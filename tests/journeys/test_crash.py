@@ -1,4 +1,5 @@
-"""Kills under load: every acknowledged write is there, every interrupted one is there whole or not at all.
+"""Kills under load: every acknowledged write is there, every interrupted one is there whole or not at all, and each that is
+there has its record.
 
 Eight writers add people with two roles each and rename them, while PostgreSQL, Valkey, a worker, the parent of all and
 one session of PostgreSQL (which then ends all others) are killed in turn. 20 kills, or 200 with PK_SOAK=1; PK_SEED repeats
@@ -141,6 +142,30 @@ async def read_people(kernel: KernelProcess, tenant: Tenant) -> dict[str, dict[s
         place = f"{IAM}/users?limit=200&cursor={page['next_cursor']}"
 
 
+async def read_records(kernel: KernelProcess, tenant: Tenant) -> Counter[tuple[str, str]]:
+    """How often which operation was done to what, over all pages."""
+    client = kernel.client(tenant.owner.token, tenant.owner.source_address)
+    found: Counter[tuple[str, str]] = Counter()
+    place = first = f"/api/v1/audit/records?limit=200&target={IAM}/users/"
+    while True:
+        page = await patiently(client, place)
+        found.update((one["operation"], one["target"]) for one in page["items"] if one["outcome"] == "done")
+        if page["next_cursor"] is None:
+            return found
+        place = f"{first}&cursor={page['next_cursor']}"
+
+
+def recorded(found: dict[str, dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """The records that there must be: one for each addition, and one for each version since."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    for item in found.values():
+        target = f"{IAM}/users/{item['id']}"
+        wanted["iam.create_user", target] = 1
+        if item["version"] > 1:
+            wanted["iam.update_user", target] = item["version"] - 1
+    return wanted
+
+
 def judge(people: list[Person], found: dict[str, dict[str, Any]]) -> list[str]:
     """What of the writers' knowledge is not so."""
     wrong: list[str] = []
@@ -212,7 +237,9 @@ async def test_no_kill_loses_or_halves_a_write(fresh_kernel: FreshKernel) -> Non
         away[victim] = max(away[victim], away_s)
         found = await read_people(kernel, tenant)
         del found[tenant.owner.email]
+        records = await read_records(kernel, tenant)
 
+        assert recorded(found) == records, told
         assert writers.wrong == [], told
         assert judge(writers.people, found) == [], told
         if victim in ("postgres", "valkey", "session"):

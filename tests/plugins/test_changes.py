@@ -97,6 +97,11 @@ async def test_operators_change_plugins_over_rest_too(
     assert (await tenant.owner.get(recipe.route)).expect(200)
     assert (await operator.delete(f"{area}?data=purge")).expect(200)["id"] == recipe.plugin_id
     assert (await operator.get(area)).expect(404)
+    records = (await operator.get(f"/api/v1/audit/records?target={area}")).expect(200)["items"]
+    done = [one["operation"].removeprefix("plugin.") for one in reversed(records)]
+    steps = ["install", "upgrade", "rollback", "disable", "enable", "remove", "remove"]
+    assert done == [f"{step}_plugin" for step in steps]
+    assert {(one["plugin"], one["outcome"]) for one in records} == {("kernel.host", "done")}
     assert not list((kernel.data_dir / "plugins" / ".uploads").glob("*"))
 
 

@@ -25,7 +25,7 @@ CHECK_OTHERS: Final = "iam.access.check"
 class CheckOperations(OperationGroup):
     """`/check`."""
 
-    @operation("POST /check")
+    @operation("POST /check", recorded=False)
     async def check(self, call: Call, request: Check) -> Decision:
         """Tell whether the caller, or somebody else, holds a permission, and by which role and grant.
 

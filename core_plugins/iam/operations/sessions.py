@@ -117,7 +117,7 @@ class SessionOperations(OperationGroup):
 
     # ------------------------------------------------------------------------------------------ refresh
 
-    @operation("POST /sessions/refresh", public=True)
+    @operation("POST /sessions/refresh", public=True, recorded=False)
     async def refresh_session(self, call: Call, request: Refresh) -> SessionTokens:
         """Exchange a session's newest refresh token for new tokens.
 

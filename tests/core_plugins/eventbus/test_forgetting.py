@@ -7,12 +7,15 @@ from typing import Any
 
 import asyncpg
 import pytest
+from msgspec import Struct
 
 from core_plugins.eventbus import storage
 from core_plugins.eventbus.storage import jobs as job_storage
 from host.data_removal import dispose
 from host.migrations import migrate
 from plugin_api.errors import KernelBug
+from plugin_api.event_schemas import schema_of
+from plugin_api.ports.event_log import EVENT_LOG
 from plugin_api.ports.job_queue import JOB_QUEUE
 from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.testing.waiting import until
@@ -20,12 +23,18 @@ from tests.conftest import NOTES
 from tests.core_plugins.eventbus.test_consuming import Heard
 from tests.core_plugins.eventbus.work import Done
 
+
+class Added(Struct, frozen=True):
+    word: str
+
+
 KEPT = {
     "eventbus.progress": "starts_with(consumer, 'acme.notes')",
     "eventbus.members": "starts_with(consumer, 'acme.notes')",
     "eventbus.dead_letters": "starts_with(consumer, 'acme.notes')",
     "eventbus.schedules": "plugin like 'x_acme_notes%'",
     "eventbus.firings": "plugin like 'x_acme_notes%'",
+    "eventbus.event_types": "area like 'acme.notes%'",
     "pk.inbox": "plugin like 'x_acme_notes%'",
     "pk.entity": "area like 'acme.notes%'",
     "pk.outbox": "source like '/plugins/acme.notes%'",
@@ -91,6 +100,7 @@ async def used(bus, work) -> Any:
         await bus.query("update pk.lease set expires_at = 'infinity', owner = 'nobody' where name = 'eventbus:relay'")
         await bus.query("update pk.lease set epoch = epoch + 1 where name = 'eventbus:relay'")
         await bus.tell("late", word="not relayed")
+        await bus.kernel.require(EVENT_LOG).declare("acme.notes", {"note.added.v1": schema_of(Added)})
         before = await kept(bus)
         assert all(before.values()), before
         await double(bus)
