@@ -61,6 +61,7 @@ PAGES = (
     "docs/tutorial/your-first-plugin.md",
     "docs/how-to/write-a-plugin.md",
     "docs/how-to/tell-and-hear.md",
+    "docs/how-to/do-it-later.md",
     "README.md",
 )
 
