@@ -59,7 +59,7 @@ class OperationRecorder:
             return
         entry = entry_of(self._bound, call, target_of(self._bound, self._bound.parameters(request), answer))
         if call.transaction is not None:
-            await storage.record(call.transaction, entry)
+            storage.record(call.transaction, entry)
             return
         async with self._calls.open(call.tenant_id, "record", deadline_s=call.remaining_s()) as own:
             await storage.record_for(await own.tx(), self._bound.plugin_id, "done", entry)

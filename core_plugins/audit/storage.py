@@ -10,12 +10,12 @@ from uuid import UUID
 import msgspec
 
 from core_plugins.audit.model import Entry, Outcome, RecordView
-from plugin_api.ports.database import Row, Tx
+from plugin_api.ports.database import Row, Transaction, Tx
 
 
-async def record(tx: Tx, entry: Entry) -> None:
-    """Write what was done into its own transaction; which plugin's and tenant's that is, the database knows."""
-    await tx.execute("select pk.record($1, $2, $3, $4, $5, $6, $7, $8)", *msgspec.structs.astuple(entry))
+def record(transaction: Transaction, entry: Entry) -> None:
+    """Write what was done with the commit of its own transaction; which plugin's and tenant's that is, the database knows."""
+    transaction.at_commit("pk.record", *msgspec.structs.astuple(entry))
 
 
 async def record_for(tx: Tx, plugin: str, outcome: Outcome, entry: Entry) -> None:

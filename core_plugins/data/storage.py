@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 from plugin_api.errors import KernelBug
 
@@ -345,6 +346,20 @@ WAIT_FOR_NO_DISK: Final = "set synchronous_commit = off"
 
 EMIT: Final = "select pk.emit($1::uuid[], $2::text[], $3::text[], $4::text[], $5, $6)"
 """Writes what a transaction tells into the outbox; just before its commit."""
+
+
+def call_by_parameters(function: str, arguments: Sequence[object]) -> str:
+    """A call of a function whose arguments are sent beside it."""
+    return f"select {function}({','.join(f'${number + 1}' for number in range(len(arguments)))})"
+
+
+def call_by_literals(function: str, arguments: Sequence[str | UUID | None]) -> str:
+    """A call of a function with its arguments in it.
+
+    Raises:
+        KernelBug: one has a NUL, which no text of PostgreSQL may have.
+    """
+    return f"select {function}({','.join('null' if one is None else _text(str(one)) for one in arguments)})"
 
 
 def emit_statement(

@@ -70,6 +70,15 @@ class Transaction(Tx, Protocol):
         """Make it durable. CommitUnknown when the connection broke meanwhile: it may or may not have happened."""
         ...
 
+    def at_commit(self, function: str, *arguments: str | UUID | None) -> None:
+        """Call a function of the kernel's schema `pk` just before the commit, in one round trip with it where the server lets
+        us; for what is written with every effect. Its answer is dropped, and when it fails nothing is committed.
+
+        Raises:
+            KernelBug: the name is none of a function there.
+        """
+        ...
+
     async def rollback(self) -> None:
         """Undo everything. Never raises; a broken connection is thrown away."""
         ...

@@ -153,6 +153,43 @@ async def test_what_is_told_after_a_failed_statement_is_not_and_the_connection_s
     assert (after["pid"], await outbox(notes)) == (before["pid"], [])
 
 
+async def test_what_is_written_last_is_written_with_the_commit(notes) -> None:
+    hostile, record = "/it's/\\\\'/--;$1", uuid4()
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    tx.at_commit("pk.record", record, "acme.notes.add", "user:ada", "", None, hostile, "r-1", "")
+    tx.emit(told("a"))
+    assert await notes.administrator("select from pk.record") == []
+    await tx.commit()
+
+    (row,) = await notes.administrator("select * from pk.record")
+    assert (row["id"], row["target"], row["session_id"], row["tenant_id"]) == (record, hostile, None, notes.tenant)
+    assert len(await outbox(notes)) == 1
+
+
+@pytest.mark.parametrize("argument", ["another.plugin.add", "acme.notes.\0"], ids=["refused", "nul"])
+async def test_when_what_is_written_last_fails_nothing_is_committed(notes, argument: str) -> None:
+    tx = await notes.begin(origin=lambda: ORIGIN)
+    (before,) = await tx.fetch("select pg_backend_pid() as pid")
+    await tx.execute("insert into notes (id, body) values ($1, 'gone')", uuid4())
+    tx.at_commit("pk.record", uuid4(), argument, "user:ada", "", None, "/", "r-1", "")
+    with pytest.raises(KernelError):
+        await tx.commit()
+
+    tx = await notes.begin()
+    (after,) = await tx.fetch("select pg_backend_pid() as pid")
+    await tx.rollback()
+    assert after["pid"] == before["pid"], "the connection serves on"
+    assert await notes.administrator("select from x_acme_notes.notes") == []
+
+
+@pytest.mark.parametrize("name", ["record", "pk.record; drop table notes", "x_acme_notes.own", "pk.Record", "pk."])
+async def test_only_functions_of_the_kernel_are_called_last(notes, name: str) -> None:
+    tx = await notes.begin()
+    with pytest.raises(KernelBug, match="no function of the kernel's schema"):
+        tx.at_commit(name)
+    await tx.rollback()
+
+
 async def test_each_tenant_and_each_plugin_counts_for_itself(notes, tmp_path) -> None:
     await notes.add_schema("billing", tmp_path / "billing", "-- phase: expand\n-- up\nselect 1;\n-- down\nselect 1;\n")
     other = uuid4()

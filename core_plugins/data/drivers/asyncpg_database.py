@@ -17,6 +17,7 @@ Correctness won over speed where a cancelled call costs a new connection.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
@@ -37,7 +38,7 @@ from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
 from core_plugins.data.events import Told
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
-from core_plugins.data.storage import EMIT, emit_statement
+from core_plugins.data.storage import EMIT, call_by_literals, call_by_parameters, emit_statement
 from plugin_api.errors import CommitUnknown, DeadlinePassed, KernelBug, KernelError, StoreUnavailable
 from plugin_api.events import Event, Origin
 from plugin_api.ports.database import Row, Transaction
@@ -47,6 +48,7 @@ COMMIT_SPARE_S: Final = 1.0
 """How much longer than its deadline a commit that has been sent may take before it is given up as `CommitUnknown`."""
 ROLLBACK_S_MAX: Final = 1.0
 PING_S_MAX: Final = 1.0
+_FUNCTION: Final = re.compile(r"pk\.[a-z_]{1,60}\Z")
 
 
 class _Place:
@@ -161,7 +163,7 @@ class AsyncpgDatabase:
 class AsyncpgTransaction:
     """One transaction; the port `Transaction`. Statements of one transaction run one after another."""
 
-    __slots__ = ("_database", "_deadline", "_link", "_origin", "_place", "_pool", "_tenant_id", "_told")
+    __slots__ = ("_database", "_deadline", "_last", "_link", "_origin", "_place", "_pool", "_tenant_id", "_told")
 
     def __init__(
         self,
@@ -181,6 +183,7 @@ class AsyncpgTransaction:
         self._deadline = deadline
         self._origin = origin
         self._told: Told | None = None
+        self._last: list[tuple[str, tuple[str | UUID | None, ...]]] = []
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Row]:
         """Run one statement; all of its rows."""
@@ -216,6 +219,12 @@ class AsyncpgTransaction:
             self._told = Told(self._origin())
         self._told.add(event)
 
+    def at_commit(self, function: str, *arguments: str | UUID | None) -> None:
+        """Call a function of the kernel's schema just before the commit; see the port."""
+        if not _FUNCTION.match(function):
+            raise KernelBug(f"{function!r} is no function of the kernel's schema; write one like pk.record")
+        self._last.append((function, arguments))
+
     async def commit(self) -> None:
         """Make it durable; see the port."""
         try:
@@ -240,19 +249,34 @@ class AsyncpgTransaction:
             self._database.told()
 
     async def _ending(self) -> str:
-        """What ends the transaction; with what it tells, in one round trip, where the server does not log what fails."""
+        """What ends the transaction; with what is written last, in one round trip, where the server does not log what fails."""
         link = self._opened()
-        if self._told is not None and not link.is_discreet:
-            await self.fetch(EMIT, *self._told.arguments())
+        if not link.is_discreet:
+            await self._write_last()
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
             raise DeadlinePassed("the call ran out of time; its transaction was rolled back")
         if not link.connection.is_in_transaction():
             self._drop_link()
             raise KernelBug("the transaction was ended by a statement; statements may not commit or roll back")
-        if self._told is None or not link.is_discreet:
+        statements = self._last_statements() if link.is_discreet else []
+        if not statements:
             return "commit"
-        return f"set local statement_timeout={int(left_s * 1000) + 1};{emit_statement(*self._told.arguments())};commit"
+        return ";".join([f"set local statement_timeout={int(left_s * 1000) + 1}", *statements, "commit"])
+
+    async def _write_last(self) -> None:
+        """What is written just before the commit, in round trips of its own."""
+        for function, arguments in self._last:
+            await self.fetch(call_by_parameters(function, arguments), *arguments)
+        if self._told is not None:
+            await self.fetch(EMIT, *self._told.arguments())
+
+    def _last_statements(self) -> list[str]:
+        """The same as statements that hold their data."""
+        statements = [call_by_literals(function, arguments) for function, arguments in self._last]
+        if self._told is not None:
+            statements.append(emit_statement(*self._told.arguments()))
+        return statements
 
     async def _give_back(self, link: Link, error: BaseException) -> None:
         """After a commit that failed."""
