@@ -237,7 +237,9 @@ class Lifecycle:
         while True:
             try:
                 await run()
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - logged, and tried again
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                if _is_cancelled():
+                    raise asyncio.CancelledError from error  # it was told to end, and failed while it did
                 self._kernel.log.warning(
                     "a task failed", plugin=generation.plugin_id, task=name, why=f"{type(error).__name__}: {error}"
                 )
@@ -251,6 +253,12 @@ class Lifecycle:
             task.cancel()
         await asyncio.gather(*generation.running, return_exceptions=True)
         generation.running.clear()
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs was told to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def failed_state(manifest: Manifest, number: int, reason: str, state: str = "failed") -> PluginState:

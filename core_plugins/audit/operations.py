@@ -55,7 +55,7 @@ class OperationRecorder:
         Raises:
             StoreUnavailable, DeadlinePassed: it cannot be recorded; the call fails then.
         """
-        if not call.has_tenant:
+        if _is_nobodys(call):
             return
         entry = entry_of(self._bound, call, target_of(self._bound, self._bound.parameters(request), answer))
         if call.transaction is not None:
@@ -66,12 +66,19 @@ class OperationRecorder:
 
     async def refused(self, call: Call, parameters: Mapping[str, str], error: NotAllowed) -> None:
         """Record a refusal in a transaction of this plugin."""
+        if _is_nobodys(call):
+            return
         entry = entry_of(self._bound, call, target_of(self._bound, parameters))
         async with (
             self._refusals,
             self._calls.open(call.tenant_id, "record a refusal", deadline_s=RECORD_REFUSED_S) as own,
         ):
             await storage.record_for(await own.tx(), self._bound.plugin_id, "refused", entry)
+
+
+def _is_nobodys(call: Call) -> bool:
+    """Whether no tenant could read the record: a public call in none, or the command line of a kernel that has none."""
+    return not call.has_tenant or call.tenant_id.int == 0
 
 
 class RecordList(PageRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -298,7 +298,8 @@ SET_LOGIN: Final = "insert into pk.login (password) values ($1)"
 
 OPEN_SESSION: Final = """
 select pk.open_session() as turn, 'pk.turn'::regclass::oid as sequence, date_part('epoch', clock_timestamp()) as clock,
-  current_setting('log_min_error_statement') in ('fatal', 'panic') as is_discreet
+  current_setting('log_min_error_statement') in ('fatal', 'panic') and current_setting('log_statement') in ('none', 'ddl')
+    and current_setting('log_min_duration_statement') = '-1' and current_setting('log_min_duration_sample') = '-1' as is_discreet
 """
 
 LOCK_PLUGINS: Final = "lock table pk.plugin_change in share row exclusive mode"

@@ -290,6 +290,17 @@ async def test_a_statement_ends_at_the_deadline(notes) -> None:
     assert await read(notes) == []
 
 
+@pytest.mark.parametrize(("for_s", "idle_s"), [(20.0, 60), (300.0, 300)])
+async def test_whoever_has_long_may_be_idle_as_long(notes, for_s: float, idle_s: int) -> None:
+    """A job that works elsewhere for minutes does not lose its transaction meanwhile."""
+    tx = await notes.begin(for_s=for_s)
+    sql = "select setting::integer from pg_settings where name = 'idle_in_transaction_session_timeout'"
+    (row,) = await tx.fetch(sql)
+    await tx.rollback()
+
+    assert idle_s * 1000 - 5_000 < row["setting"] <= idle_s * 1000 + 1
+
+
 async def test_a_later_statement_ends_soon_after_the_deadline(notes) -> None:
     begun = time.monotonic()
     tx = await notes.begin(for_s=1.5)

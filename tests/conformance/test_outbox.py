@@ -22,6 +22,29 @@ TYPE = "note.added.v1"
 ORIGIN = Origin("user:ada", "00-trace-parent-01", frozenset({TYPE}))
 
 
+TALKATIVE = {
+    "log_min_error_statement": "error",
+    "log_statement": "mod",
+    "log_min_duration_statement": "100",
+    "log_min_duration_sample": "100",
+}
+"""Each lets a server write statements into its log."""
+
+
+@pytest.mark.parametrize("setting", [None, *TALKATIVE])
+async def test_statements_hold_data_only_where_none_are_logged(
+    open_notes: Callable[..., Awaitable[Any]], setting: str | None
+) -> None:
+    notes = await open_notes()
+    if setting is not None:
+        await notes.administrator("do $$ begin execute format('alter role pk_app in database %I set "
+            f"{setting} = {TALKATIVE[setting]}', current_database()); end $$")  # fmt: skip
+
+    link = await notes.database.open_beside(10.0)
+    await link.connection.close()
+    assert link.is_discreet == (setting is None)
+
+
 @pytest.fixture(params=["one round trip", "two round trips"])
 async def notes(request: pytest.FixtureRequest, open_notes: Callable[..., Awaitable[Any]]) -> Any:
     """With a server that keeps statements which fail out of its log, and one that does not."""

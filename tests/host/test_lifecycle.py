@@ -20,6 +20,7 @@ from plugin_api.deprecations import Deprecation
 from plugin_api.hooks import Health
 from plugin_api.manifest import Manifest
 from plugin_api.pipeline import PipelineSlots, Tenant
+from plugin_api.testing import until
 
 
 class Empty(Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +58,7 @@ def speaker(word: str, **faults: Any) -> Any:
         @hookimpl
         def pk_register(self, registrar: Registrar) -> None:
             registrar.operations(Operations())
-            registrar.task("wait", asyncio.Event().wait)  # type: ignore[arg-type]
+            registrar.task("wait", faults.get("task", asyncio.Event().wait))
             act(faults.get("register"))
 
         @hookimpl
@@ -102,6 +103,26 @@ async def test_an_active_plugin_is_in_the_table(bare_kernel: Kernel, tmp_path: P
     assert not says(bare_kernel)
     assert generation.state == "stopped"
     assert not generation.running
+
+
+async def test_a_task_that_fails_while_it_ends_is_not_begun_again(bare_kernel: Kernel, tmp_path: Path) -> None:
+    """As where it would let go of something in a database that is away."""
+    begun = 0
+
+    async def stubborn() -> None:
+        nonlocal begun
+        begun += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise errors.StoreUnavailable("the database is away")
+
+    generation = await activate(bare_kernel, Found("acme.word", tmp_path), speaker("hello", task=stubborn))
+    async with asyncio.timeout(5):
+        await until(lambda: begun, "it runs")
+        await Lifecycle(bare_kernel, migrate).deactivate("acme.word")
+
+    assert (begun, generation.state) == (1, "stopped")
 
 
 @pytest.mark.parametrize(

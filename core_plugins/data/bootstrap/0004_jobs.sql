@@ -42,12 +42,15 @@ create table pk.job (
   traceparent text not null,
   put_at timestamptz not null,
   ended_at timestamptz,
+  -- False of one that was cancelled while it waited, until its place is free again.
+  is_settled boolean not null default true,
   primary key (tenant_id, id)) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 revoke all on pk.job from public;
 create unique index job_id on pk.job (id);
 create unique index job_key on pk.job (tenant_id, plugin, queue, unique_key) where state = 'waiting';
 create index job_due on pk.job (plugin, queue, priority desc, run_at, id) where state in ('waiting', 'running');
 create index job_dead on pk.job (plugin, queue, id) where state = 'dead';
+create index job_unsettled on pk.job (plugin, queue) where not is_settled;
 create index job_ended on pk.job (plugin, queue, ended_at) where state in ('done', 'dead', 'cancelled');
 
 -- The routing key of a plugin's queue: `send.email` of the role `notify` is `notify.send.email`.
@@ -70,6 +73,24 @@ begin
 end $$;
 revoke all on function pk.need_eventbus() from public;
 
+-- Count jobs that were cancelled while they waited as gone. Whoever cancels leaves that to others, since he would hold up the
+-- queue's workers until his transaction ends.
+create function pk.settle_cancelled(of_plugin text, key text) returns void
+  language plpgsql volatile security definer set search_path = pg_catalog
+  as $$
+declare
+  settled bigint;
+begin
+  update pk.job j set is_settled = true
+    where j.id = any (array(select c.id from pk.job c where c.plugin = of_plugin and c.queue = key and not c.is_settled
+      for update skip locked));
+  get diagnostics settled = row_count;
+  if settled > 0 then
+    update pk.queue_gone g set gone = g.gone + settled where g.plugin = of_plugin and g.name = key;
+  end if;
+end $$;
+revoke all on function pk.settle_cancelled(text, text) from public;
+
 -- Put a job down. `id` is null when the queue is full; that of another job, which waits with the same key,
 -- when there is one, and `fresh` is false then.
 create function pk.add_job(of_tenant uuid, of_plugin text, key text, job uuid, payload text, urgency integer, due timestamptz,
@@ -89,14 +110,16 @@ begin
   end if;
   fresh := false;
   loop
+    -- Locked, so that nobody begins it before this transaction has ended: whoever does it sees what was written here.
     select j.id into id from pk.job j where j.tenant_id = of_tenant and j.plugin = of_plugin and j.queue = key
-      and j.unique_key = wanted_key and j.state = 'waiting';
+      and j.unique_key = wanted_key and j.state = 'waiting' for share;
     if found then return; end if;
     for tries in 1..2 loop  -- again, for what was taken while this waited for another who adds
       update pk.queue q set added = q.added + 1 where q.plugin = of_plugin and q.name = key
         and q.added - (select g.gone from pk.queue_gone g where g.plugin = of_plugin and g.name = key) < pk.queue_bound();
       has_room := found;
       exit when has_room;
+      perform pk.settle_cancelled(of_plugin, key);
     end loop;
     if not has_room then return; end if;
     insert into pk.job (tenant_id, id, plugin, queue, priority, run_at, unique_key, data, actor, traceparent, put_at)
@@ -149,6 +172,7 @@ declare
   due uuid[];
 begin
   perform pk.need_eventbus();
+  perform pk.settle_cancelled(of_plugin, key);
   update pk.job j set state = 'dead', epoch = j.epoch + 1, ended_at = moment,
       reason = format('its worker ended in the middle of it at attempt %s', j.attempt)
     where j.id = any (array(select w.id from pk.job w where w.plugin = of_plugin and w.queue = key and w.state = 'running'
@@ -255,10 +279,8 @@ begin
   select j.* into found_job from pk.job j where j.id = job and (of_tenant is null or j.tenant_id = of_tenant)
     and (of_plugin is null or j.plugin = of_plugin) for update;
   if found_job.state in ('waiting', 'running') then
-    update pk.job j set state = 'cancelled', epoch = j.epoch + 1, ended_at = coalesce(at, clock_timestamp()) where j.id = job;
-  end if;
-  if found_job.state = 'waiting' then
-    update pk.queue_gone g set gone = g.gone + 1 where g.plugin = found_job.plugin and g.name = found_job.queue;
+    update pk.job j set state = 'cancelled', epoch = j.epoch + 1, ended_at = coalesce(at, clock_timestamp()),
+      is_settled = found_job.state = 'running' where j.id = job;
   end if;
   return found_job.state;
 end $$;
@@ -315,6 +337,7 @@ begin
   left_over := 0;
   for dead in select j.plugin, j.queue, count(*) as jobs from pk.job j where j.state = 'dead'
       and (key is null or j.queue = key) and (job is null or j.id = job) group by 1, 2 order by 1, 2 loop
+    perform pk.settle_cancelled(dead.plugin, dead.queue);
     select greatest(pk.queue_bound() - (q.added - g.gone), 0) into room from pk.queue q join pk.queue_gone g using (plugin, name)
       where q.plugin = dead.plugin and q.name = dead.queue for update of g;
     update pk.job j set state = 'waiting', epoch = j.epoch + 1, attempt = 0, ended_at = null, unique_key = null,
@@ -339,7 +362,8 @@ create function pk.list_queues(at timestamptz)
 #variable_conflict use_column
 begin
   perform pk.need_eventbus();
-  return query select q.name, q.plugin, q.added - g.gone,
+  return query select q.name, q.plugin,
+      q.added - g.gone - (select count(*) from pk.job j where j.plugin = q.plugin and j.queue = q.name and not j.is_settled),
       (select count(*) from pk.job j where j.plugin = q.plugin and j.queue = q.name and j.state = 'running'),
       (select count(*) from (select from pk.job j where j.plugin = q.plugin and j.queue = q.name and j.state = 'dead'
         limit 100000) d),
@@ -369,7 +393,8 @@ declare
   gone bigint;
 begin
   perform pk.need_eventbus();
-  delete from pk.job j where j.plugin = of_plugin and j.queue = key and j.state in ('done', 'cancelled', 'dead')
+  perform pk.settle_cancelled(of_plugin, key);
+  delete from pk.job j where j.plugin = of_plugin and j.queue = key and j.state in ('done', 'cancelled', 'dead') and j.is_settled
     and j.ended_at < moment - (case when j.state = 'dead' then make_interval(days => keep_dead_days)
       else make_interval(hours => keep_hours) end);
   get diagnostics gone = row_count;
@@ -382,9 +407,9 @@ create function pk.erase_jobs(of_tenant uuid) returns void
   as $$
 begin
   perform pk.need_eventbus();
-  with erased as (delete from pk.job j where j.tenant_id = of_tenant returning j.plugin, j.queue, j.state)
+  with erased as (delete from pk.job j where j.tenant_id = of_tenant returning j.plugin, j.queue, j.state, j.is_settled)
   update pk.queue_gone g set gone = g.gone + e.jobs
-    from (select plugin, queue, count(*) as jobs from erased where state = 'waiting' group by 1, 2) e
+    from (select plugin, queue, count(*) as jobs from erased where state = 'waiting' or not is_settled group by 1, 2) e
     where g.plugin = e.plugin and g.name = e.queue;
 end $$;
 
@@ -400,5 +425,5 @@ drop function pk.erase_jobs(uuid), pk.sweep_jobs(text, text, integer, integer, t
   pk.put_job_for(uuid, text, text, uuid, text, timestamptz),
   pk.put_job(text, uuid, text, integer, timestamptz, text, text, text, timestamptz),
   pk.add_job(uuid, text, text, uuid, text, integer, timestamptz, text, text, text, timestamptz),
-  pk.need_eventbus(), pk.queue_bound(), pk.routing_key(text, text);
+  pk.settle_cancelled(text, text), pk.need_eventbus(), pk.queue_bound(), pk.routing_key(text, text);
 drop table pk.job, pk.queue_gone, pk.queue;

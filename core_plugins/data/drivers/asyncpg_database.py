@@ -48,6 +48,8 @@ COMMIT_SPARE_S: Final = 1.0
 """How much longer than its deadline a commit that has been sent may take before it is given up as `CommitUnknown`."""
 ROLLBACK_S_MAX: Final = 1.0
 PING_S_MAX: Final = 1.0
+IDLE_S_MAX: Final = 50.0
+"""A little less than `storage.GUARD` lets a transaction of the role be idle."""
 _FUNCTION: Final = re.compile(r"pk\.[a-z_]{1,60}\Z")
 
 
@@ -131,9 +133,11 @@ class AsyncpgDatabase:
         turn = link.turn = link.turn + 1
         link.turns_left -= 1
         context = self._signer.sign(place.role, tenant_id, turn, int(now + link.clock_offset_s) + CONTEXT_SPARE_S)
+        # The role's own bound on what is idle is a minute; whoever was given longer may do something else as long.
+        idle = f";set local idle_in_transaction_session_timeout={int(left_s * 1000) + 1}" if left_s > IDLE_S_MAX else ""
         # The counter moves before the transaction becomes read-only, which would forbid it.
         end = ";set transaction read only" if readonly else ""
-        return f"{place.begin}{int(left_s * 1000) + 1};{link.take_turn};set local pk.ctx='{context}'{end}"
+        return f"{place.begin}{int(left_s * 1000) + 1}{idle};{link.take_turn};set local pk.ctx='{context}'{end}"
 
     def _new_place(self, schema: str, generation: int) -> _Place:
         place = self._places[schema, generation] = _Place(schema, generation)

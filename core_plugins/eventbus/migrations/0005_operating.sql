@@ -64,7 +64,7 @@ begin
     where p.consumer = consumer_name and p.topic = of_topic and p.partition = of_partition;
   if next is null or to_offset > next then return; end if;
   perform pk.fence_leases(array[lease_of(consumer_name, of_topic, of_partition::smallint)]);
-  update progress p set next_offset = to_offset
+  update progress p set next_offset = least(p.next_offset, to_offset)  -- another may have put it further back meanwhile
     where p.consumer = consumer_name and p.topic = of_topic and p.partition = of_partition;
   moved := true;
 end $$;

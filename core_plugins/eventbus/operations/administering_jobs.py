@@ -16,6 +16,7 @@ from plugin_api import Call, operation
 from plugin_api.errors import Conflict, LimitReached, NotFound, Unreadable
 from plugin_api.limits import JOBS_PER_QUEUE_MAX
 from plugin_api.pages import Page
+from plugin_api.ports.database import Tx
 from plugin_api.ports.job_queue import EXCHANGE, JobView, State
 
 QueueName = Annotated[
@@ -144,7 +145,8 @@ class JobOperations:
     @operation("POST /jobs/cancel", permission="queue.cancel", operator=True, status=200)
     async def cancel_any_job(self, call: Call, request: WhichJob) -> CancelledJob:
         """Cancel a job of any tenant: one that waits goes, one that runs is told and has no effect."""
-        return await self._cancel(None, request.job_id)
+        async with self._parts.tx("cancel a job") as tx:
+            return await self._cancel(tx, None, request.job_id)
 
     @operation("GET /jobs/{job_id}", permission="job.read")
     async def get_job(self, call: Call, request: WhichJob) -> JobView:
@@ -158,11 +160,10 @@ class JobOperations:
     @operation("POST /jobs/{job_id}/cancel", permission="job.cancel", status=200)
     async def cancel_job(self, call: Call, request: WhichJob) -> CancelledJob:
         """Cancel a job of one's tenant: one that waits goes, one that runs is told and has no effect."""
-        return await self._cancel(call.tenant_id, request.job_id)
+        return await self._cancel(await call.tx(), call.tenant_id, request.job_id)
 
-    async def _cancel(self, tenant_id: UUID | None, job_id: UUID) -> CancelledJob:
-        async with self._parts.tx("cancel a job") as tx:
-            was = await storage.cancel_of(tx, tenant_id, job_id, self._jobs.at())
+    async def _cancel(self, tx: Tx, tenant_id: UUID | None, job_id: UUID) -> CancelledJob:
+        was = await storage.cancel_of(tx, tenant_id, job_id, self._jobs.at())
         if was is None:
             raise _no_job(job_id)
         if was in ("done", "dead"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Final
 
 from core_plugins.eventbus import storage
@@ -15,6 +16,7 @@ LEASE: Final = "eventbus:relay"
 BATCH: Final = 500
 TIDY_EVERY_S: Final = 3_600.0
 AGAIN_S: Final = 0.5
+LEAVE_S: Final = 5.0
 INBOX_SPARE_DAYS: Final = 5
 
 
@@ -103,5 +105,6 @@ class Relay:
     async def _let_go(self) -> None:
         epoch, self._epoch = self._epoch, None
         if epoch is not None:
-            async with self._parts.tx("let go of the relay") as tx:
-                await storage.release_leases(tx, [(LEASE, epoch)])
+            with suppress(KernelError, TimeoutError):  # it ends by itself
+                async with asyncio.timeout(LEAVE_S), self._parts.tx("let go of the relay") as tx:
+                    await storage.release_leases(tx, [(LEASE, epoch)])

@@ -7,6 +7,7 @@ and a row for each moment is written there.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from plugin_api.errors import KernelError
 from plugin_api.ports.job_queue import Schedule
 
 AGAIN_S: Final = 0.5
+LEAVE_S: Final = 5.0
 LOOK_EVERY_S: Final = 1.0
 """Who does not lead looks as often: the lease may have been let go."""
 
@@ -106,5 +108,6 @@ class Scheduler:
         """Let go of the lease, so that another leads at once."""
         epoch, self._epoch = self._epoch, None
         if epoch is not None:
-            async with self._parts.tx("let go of a schedule") as tx:
-                await leases.release_leases(tx, [(self._lease, epoch)])
+            with suppress(KernelError, TimeoutError):  # it ends by itself
+                async with asyncio.timeout(LEAVE_S), self._parts.tx("let go of a schedule") as tx:
+                    await leases.release_leases(tx, [(self._lease, epoch)])

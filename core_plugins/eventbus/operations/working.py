@@ -17,7 +17,7 @@ from core_plugins.eventbus.model.jobs import Taken, pause_after, told
 from core_plugins.eventbus.operations.job_parts import JOBS, JobParts
 from core_plugins.eventbus.storage import jobs as storage
 from plugin_api.call import Call
-from plugin_api.errors import CommitUnknown, KernelBug, KernelError, StoreUnavailable
+from plugin_api.errors import KernelBug, KernelError
 from plugin_api.limits import JOB_NOTE_CHARACTERS_MAX
 from plugin_api.ports.job_queue import JobCancelled, RunningJob, Worker
 
@@ -44,7 +44,8 @@ class JobWorker:
         self._jobs = jobs
         self._parts = jobs.parts
         self._worker = worker
-        self._doing: dict[UUID, Doing] = {}
+        self._doing: dict[tuple[UUID, int], Doing] = {}
+        """By id and epoch: a job that came back may be taken again while its former attempt still ends."""
         self._hold_at = 0.0
         self._sweep_at = 0.0
         self._finished = asyncio.Event()
@@ -92,26 +93,33 @@ class JobWorker:
         if room == 0:
             return 0
         has_suspect = any(one.job.left_behind for one in self._doing.values())
-        lease_s = self._parts.settings.lease_s
-        async with self._parts.tx("take jobs") as tx:
-            taken = await storage.take(
-                tx, self._worker.plugin, self._worker.queue, room, 0 if has_suspect else 1, lease_s, self._jobs.at()
-            )
+        taking = asyncio.create_task(self._take(room, 0 if has_suspect else 1))
+        try:
+            taken = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            for job in await taking:
+                self._begin(job)  # it is given back with the others
+            raise
         for job in taken:
             self._begin(job)
         return len(taken)
+
+    async def _take(self, most: int, most_left: int) -> list[Taken]:
+        worker, lease_s = self._worker, self._parts.settings.lease_s
+        async with self._parts.tx("take jobs") as tx:
+            return await storage.take(tx, worker.plugin, worker.queue, most, most_left, lease_s, self._jobs.at())
 
     def _room(self) -> int:
         return self._worker.prefetch - len(self._doing)
 
     def _begin(self, job: Taken) -> None:
         handle = RunningJob(job.id, job.queue, job.data, job.attempt, partial(self._progress, job))
-        doing = self._doing[job.id] = Doing(job, handle)
+        doing = self._doing[job.id, job.epoch] = Doing(job, handle)
         doing.task = asyncio.create_task(self._do(doing), name=f"{self._worker.queue}/{job.id}")
         doing.task.add_done_callback(lambda _: self._ended(doing))
 
     def _ended(self, doing: Doing) -> None:
-        self._doing.pop(doing.job.id, None)
+        self._doing.pop((doing.job.id, doing.job.epoch), None)
         self._finished.set()
 
     async def _hold(self) -> None:
@@ -167,32 +175,30 @@ class JobWorker:
         """Do one job, and note what came of it. What cannot be noted is found when the lease ends."""
         job = doing.job
         try:
-            try:
-                failure = await self._attempt(doing)
-            except JobCancelled:
-                return
-            except (StoreUnavailable, CommitUnknown) as error:
-                await self._give_back([job], told(error))
-                return
+            failure = await self._attempt(doing)
             if failure is not None:
                 await self._fail(job, failure)
             else:
                 self._parts.counts.jobs_done.add(queue=job.queue)
+        except JobCancelled:
+            return
         except KernelError as error:
             self._parts.log.warning("what came of a job was not noted", job=job.id, why=error.detail)
 
     async def _attempt(self, doing: Doing) -> str | None:
         """Do it once, whatever the plugin's code raises; why it failed.
 
+        A store that is away counts as well: which one it was cannot be told, and what a handler did elsewhere must not be
+        repeated without end.
+
         Raises:
             JobCancelled: it is held no more; its effect was rolled back.
-            StoreUnavailable, CommitUnknown: the database is away, which is nobody's fault.
         """
         task = asyncio.current_task()
         begun_cancelling = task.cancelling() if task is not None else 0
         try:
             await self._handle(doing)
-        except (JobCancelled, StoreUnavailable, CommitUnknown):
+        except JobCancelled:
             raise
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > begun_cancelling:
@@ -242,6 +248,8 @@ class JobWorker:
         if not 0 <= percent <= 100 or len(note) > JOB_NOTE_CHARACTERS_MAX:
             raise KernelBug(f"progress is 0 to 100 with a note of at most {JOB_NOTE_CHARACTERS_MAX} characters")
         async with self._parts.tx("note progress") as tx:
-            if not await storage.note_progress(tx, job, percent, note):
-                self._doing[job.id].handle.cancelled.set()
-                raise JobCancelled
+            is_held = await storage.note_progress(tx, job, percent, note)
+        if not is_held:
+            if (doing := self._doing.get((job.id, job.epoch))) is not None:
+                doing.handle.cancelled.set()
+            raise JobCancelled

@@ -254,6 +254,15 @@ async def test_what_has_no_transaction_is_recorded_in_one_of_its_own(scene: Scen
     assert (row["plugin"], row["tenant_id"]) == ("acme.notes", scene.tenant)
 
 
+async def test_what_is_done_in_no_tenant_is_done_and_leaves_no_record(scene: Scene) -> None:
+    """By the command line of a kernel that has no tenants: nobody could read it."""
+    await scene.act("forget", NoteRef(uuid4()), tenant=UUID(int=0))
+    with pytest.raises(NotAllowed):
+        await scene.act("forget", NoteRef(uuid4()), tenant=UUID(int=0), allowed=False)
+
+    assert await scene.query("select from pk.record") == []
+
+
 async def test_what_is_streamed_is_recorded_when_it_begins(scene: Scene) -> None:
     note_id = uuid4()
     await scene.act("draw", NoteRef(note_id))

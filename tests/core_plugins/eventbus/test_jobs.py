@@ -10,8 +10,9 @@ import pytest
 
 from core_plugins.eventbus.storage import jobs as storage
 from plugin_api.call import Call
-from plugin_api.errors import KernelBug, PayloadTooLarge
-from plugin_api.ports.job_queue import JobCancelled, RunningJob
+from plugin_api.errors import KernelBug, LimitReached, PayloadTooLarge, StoreUnavailable
+from plugin_api.limits import JOBS_PER_QUEUE_MAX
+from plugin_api.ports.job_queue import Job, JobCancelled, RunningJob
 from plugin_api.testing.waiting import until
 from tests.core_plugins.eventbus.work import Done, Held
 
@@ -217,6 +218,60 @@ async def test_a_second_job_with_the_key_of_one_that_waits_is_that_one(work) -> 
     assert await work.put("e", key="k") != first, "one that waits no more is in nobody's way"
 
 
+async def test_a_job_that_another_counts_on_is_not_begun_before_that_one_commits(work) -> None:
+    """Whoever put it again with its key has written what the job is to see."""
+    done = Done()
+    first = await work.put("a", key="k")
+    async with work.bus.calls.open(work.bus.tenant, "put again") as call:
+        await (await call.tx()).execute("insert into notes (id, body) values (gen_random_uuid(), 'seen')")
+        assert await work.queue.put(call, Job("import", {"word": "b"}, key="k")) == first
+        async with asyncio.timeout(3):
+            assert await work.take() == [], "nobody waits for it either"
+    assert await work.run(work.worker(done)) == 1
+    assert await work.notes() == ["seen", "did a"]
+
+
+async def test_a_store_that_is_away_costs_an_attempt_and_is_waited_for(work) -> None:
+    async def blame(call: Call, job: RunningJob) -> None:
+        attempts.append(job.attempt)
+        raise StoreUnavailable("the disk of the blobs is full", code="disk_full")
+
+    attempts: list[int] = []
+    job_id = await work.put()
+    worker = work.worker(blame)
+    for _ in range(3):
+        await work.run(worker)
+    assert attempts == [1]
+    work.clock.advance(30)
+    await work.run(worker)
+    assert attempts == [1, 2]
+    assert (await work.look(job_id)).reason == "StoreUnavailable: the disk of the blobs is full"
+
+
+async def test_who_is_stopped_while_he_takes_jobs_gives_them_back(work) -> None:
+    """Cancelled when the database has them down as taken, and before he knows of it."""
+    for number in range(3):
+        await work.put(str(number))
+    held = Held()
+    worker = work.worker(held)
+    blocker = await asyncpg.connect(work.bus.dsn)
+    hold = blocker.transaction()
+    await hold.start()
+    await blocker.execute("select from pk.queue_gone for update")
+    task = asyncio.create_task(worker.step())
+    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%take_jobs%'"
+    await until(lambda: work.bus.query(waiting), "it is taking them")
+    task.cancel()
+    await hold.rollback()
+    await blocker.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await worker.leave()
+
+    rows = await work.bus.query("select state, attempt, left_behind from pk.job")
+    assert [tuple(row) for row in rows] == [("waiting", 0, False)] * 3
+
+
 async def test_a_key_that_many_put_at_once_is_one_job(work) -> None:
     ids = await asyncio.gather(*(work.put(str(number), key="k") for number in range(8)))
     assert len(set(ids)) == 1
@@ -299,6 +354,23 @@ async def test_a_waiting_job_that_is_cancelled_goes(work) -> None:
     assert await work.waiting() == 0
     async with work.bus.calls.open(work.bus.tenant, "cancel") as call:
         assert await work.queue.cancel(call, job_id) == "cancelled"
+
+
+async def test_who_cancels_holds_up_nobody_and_the_place_is_free_again(work) -> None:
+    """Neither workers nor whoever puts more wait for a transaction that has cancelled something."""
+    gone, other = await work.put("gone"), await work.put("other")
+    async with work.bus.calls.open(work.bus.tenant, "cancel") as call:
+        assert await work.queue.cancel(call, gone) == "waiting"
+        async with asyncio.timeout(3):
+            assert [job.id for job in await work.take()] == [other]
+            await work.put("more")
+    await work.bus.query("update pk.queue set added = added + $1", JOBS_PER_QUEUE_MAX - 2)
+    await work.put("in its place")
+    with pytest.raises(LimitReached):
+        await work.put("one too many")
+    async with work.bus.parts().tx("list") as tx:
+        (row,) = await storage.list_queues(tx, work.clock.now())
+    assert row["waiting"] == JOBS_PER_QUEUE_MAX == await work.waiting()
 
 
 async def test_a_running_job_that_is_cancelled_is_told_and_has_no_effect(work) -> None:
