@@ -9,6 +9,7 @@ import signal
 import sys
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -195,16 +196,19 @@ async def ear(kernel: KernelProcess, tenant: Tenant, pk: Pk, plant: Plant, tmp_p
 
 
 async def fail(ear: Ear, *words: str) -> list[Any]:
-    """Tell words to a deaf tenant; its letters, the oldest first."""
+    """Tell words to a deaf tenant, each when the one before is parked; its letters, the oldest first."""
     await ear.post("/mood", deaf=True)
-    for word in words:
+    letters: list[Any] = []
+    for number, word in enumerate(words, 1):
         await ear.post("/words", word=word)
+        letters = await until(partial(_letters, ear, number), f"{word} is a dead letter", LIMIT_S)
+    return letters[::-1]
 
-    async def are_parked() -> list[Any]:
-        letters = await ear.letters()
-        return letters if len(letters) == len(words) else []
 
-    return list(reversed(await until(are_parked, "all are dead letters", LIMIT_S)))
+async def _letters(ear: Ear, wanted: int) -> list[Any]:
+    """All of them, the newest first, once there are so many."""
+    letters = await ear.letters()
+    return letters if len(letters) == wanted else []
 
 
 async def test_dead_letters_are_listed_counted_and_replayed(ear: Ear) -> None:
