@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from core_plugins.eventbus import storage
 from core_plugins.eventbus.model import RETRY_PAUSES_S, Entity, Logged, Partition, fair_share, partitions_of, topic_of
 from core_plugins.eventbus.operations.handling import Fenced, Handler
-from core_plugins.eventbus.operations.parts import LOG, REPLAY, Parts
+from core_plugins.eventbus.operations.parts import LOG, REPLAY, Parts, first_of
 from core_plugins.eventbus.storage import Held, Letter, Turn
 from plugin_api.errors import KernelError
 from plugin_api.ports.database import Tx
@@ -76,22 +76,13 @@ class Consumer:
                         "events are not read; it is tried again", consumer=self._name, why=error.detail
                     )
                     await asyncio.sleep(AGAIN_S)
-                await self._wait([bell.wait(self._parts.settings.poll_s) for bell in bells])
+                # Until the log has grown, a letter is to be tried again, a partition is done, or it is time to look.
+                await first_of(*(bell.wait(self._parts.settings.poll_s) for bell in bells), self._finished.wait())
+                self._finished.clear()
         finally:
             for bell in bells:
                 bell.close()
             await self.leave()
-
-    async def _wait(self, waits: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        """Until the log has grown, a letter is to be tried again, a partition is done, or it is time to look."""
-        tasks = [asyncio.create_task(wait) for wait in (*waits, self._finished.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self._finished.clear()
 
     async def step(self) -> None:
         """Hold on to partitions when it is time, and begin what is new in those that are idle."""

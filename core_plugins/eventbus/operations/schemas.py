@@ -62,7 +62,7 @@ class SchemaOperations:
                 await storage.keep_type(tx, event_type, area, promised, now_known)
 
     async def forget_types(self, area: str) -> int:
-        """Forget what an area promised; see the port."""
+        """Forget what an area promised; how many types."""
         async with self._parts.tx("forget types of events") as tx:
             return await storage.forget_types(tx, area)
 

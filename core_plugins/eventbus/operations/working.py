@@ -7,14 +7,16 @@ under its epoch in the very transaction of its effect, so that whoever lost the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from core_plugins.eventbus.model.jobs import Taken, pause_after, told
 from core_plugins.eventbus.operations.job_parts import JOBS, JobParts
+from core_plugins.eventbus.operations.parts import first_of
 from core_plugins.eventbus.storage import jobs as storage
 from plugin_api.call import Call
 from plugin_api.errors import KernelBug, KernelError
@@ -69,21 +71,12 @@ class JobWorker:
                     self._parts.log.warning("jobs wait; it is tried again", queue=self._worker.queue, why=error.detail)
                     await asyncio.sleep(AGAIN_S)
                 if taken == 0 or self._room() == 0:
-                    await self._wait([bell.wait(self._parts.settings.poll_s), self._finished.wait()])
+                    # Until a job was put, one has ended, or it is time to look.
+                    await first_of(bell.wait(self._parts.settings.poll_s), self._finished.wait())
+                    self._finished.clear()
         finally:
             bell.close()
             await self.leave()
-
-    async def _wait(self, waits: Sequence[Coroutine[Any, Any, Any]]) -> None:
-        """Until a job was put, one has ended, or it is time to look."""
-        tasks = [asyncio.create_task(wait) for wait in waits]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self._finished.clear()
 
     async def step(self) -> int:
         """Hold on to what is being done when it is time, and begin what is due; how many jobs."""
@@ -97,8 +90,9 @@ class JobWorker:
         try:
             taken = await asyncio.shield(taking)
         except asyncio.CancelledError:
-            for job in await taking:
-                self._begin(job)  # it is given back with the others
+            with suppress(KernelError):  # none was taken; whoever stops this is not to be told of that instead
+                for job in await taking:
+                    self._begin(job)  # it is given back with the others
             raise
         for job in taken:
             self._begin(job)

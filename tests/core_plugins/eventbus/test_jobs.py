@@ -272,6 +272,28 @@ async def test_who_is_stopped_while_he_takes_jobs_gives_them_back(work) -> None:
     assert [tuple(row) for row in rows] == [("waiting", 0, False)] * 3
 
 
+async def test_who_is_stopped_while_taking_fails_is_stopped(work) -> None:
+    """The failure does not take the place of the order to end, after which it would go on for ever."""
+    await work.put()
+    blocker = await asyncpg.connect(work.bus.dsn)
+    hold = blocker.transaction()
+    await hold.start()
+    await blocker.execute("select from pk.queue_gone for update")
+    task = asyncio.create_task(work.worker(Done()).run())
+    waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query like '%take_jobs%'"
+    ((pid,),) = await until(lambda: work.bus.query(waiting), "it is taking it")
+    task.cancel()
+    await asyncio.sleep(0)  # the order arrives before the failure
+    await work.bus.query("select pg_terminate_backend($1)", pid)
+    try:
+        await until(lambda: task.done(), "it has ended")
+    finally:
+        task.cancel()
+        await hold.rollback()
+        await blocker.close()
+    assert task.cancelled()
+
+
 async def test_a_key_that_many_put_at_once_is_one_job(work) -> None:
     ids = await asyncio.gather(*(work.put(str(number), key="k") for number in range(8)))
     assert len(set(ids)) == 1
