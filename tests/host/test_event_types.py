@@ -12,12 +12,13 @@ from msgspec import Struct
 
 from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle
-from plugin_api import Registrar, hookimpl
+from plugin_api import Registrar
 from plugin_api.errors import Conflict
 from plugin_api.event_schemas import Schema, schema_of
 from plugin_api.limits import EVENT_TYPES_PER_PLUGIN_MAX
-from plugin_api.manifest import EventsPart, Manifest, ManifestError
+from plugin_api.manifest import EventsPart, ManifestError
 from plugin_api.ports.event_log import EVENT_LOG
+from tests.host import registering
 from tests.host.conftest import no_migrations
 
 TYPE = "note.touched.v1"
@@ -31,26 +32,8 @@ class Loop(Struct, frozen=True):
     within: Loop | None = None
 
 
-class Found:
-    """What discovery would give."""
-
-    def __init__(self, plugin_id: str, folder: Path, **more: Any) -> None:
-        self.manifest = Manifest(id=plugin_id, version="1.0.0", api=">=1.0,<2", summary="x", **more)
-        self.folder = folder
-
-
-def plugin(register: Any) -> Any:
-    class Plugin:
-        @hookimpl
-        def pk_register(self, registrar: Registrar) -> None:
-            register(registrar)
-
-    return Plugin()
-
-
 async def activate(kernel: Kernel, folder: Path, register: Any, emits: list[str]) -> Any:
-    found: Any = Found("acme.notes", folder, events=EventsPart(emits=emits))
-    return await Lifecycle(kernel, no_migrations).activate(found, plugin(register), None)
+    return await registering.activate(kernel, folder, register, "acme.notes", events=EventsPart(emits=emits))
 
 
 def twice(registrar: Registrar) -> None:
@@ -103,9 +86,9 @@ class Log:
 
 async def test_what_is_declared_is_promised_before_it_serves(bare_kernel: Kernel, tmp_path: Path) -> None:
     log = Log()
-    found: Any = Found("kernel.eventbus", tmp_path, provides=["eventbus 1.0"])
+    found: Any = registering.Found("kernel.eventbus", tmp_path, provides=["eventbus 1.0"])
     lifecycle = Lifecycle(bare_kernel, no_migrations)
-    await lifecycle.activate(found, plugin(lambda one: one.service(EVENT_LOG, log)), None)
+    await lifecycle.activate(found, registering.plugin(lambda one: one.service(EVENT_LOG, log)), None)
     first = await activate(bare_kernel, tmp_path, lambda one: one.events({TYPE: Touched}), [TYPE, "note.gone.v1"])
     assert log.promised == [("acme.notes", {TYPE: schema_of(Touched)})]
 
@@ -120,9 +103,9 @@ async def test_what_is_declared_is_promised_before_it_serves(bare_kernel: Kernel
 async def test_one_that_fails_promises_nothing(bare_kernel: Kernel, tmp_path: Path) -> None:
     """Two plugins of one path, which shows last of all."""
     log = Log()
-    found: Any = Found("kernel.eventbus", tmp_path, provides=["eventbus 1.0"])
+    found: Any = registering.Found("kernel.eventbus", tmp_path, provides=["eventbus 1.0"])
     lifecycle = Lifecycle(bare_kernel, no_migrations)
-    await lifecycle.activate(found, plugin(lambda one: one.service(EVENT_LOG, log)), None)
+    await lifecycle.activate(found, registering.plugin(lambda one: one.service(EVENT_LOG, log)), None)
 
     def collide(generation: object) -> None:
         raise ManifestError("two plugins claim one path")

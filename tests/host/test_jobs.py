@@ -9,44 +9,17 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from host.generations import Generation
 from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle
 from host.runtime import PluginCalls
-from plugin_api import Call, Registrar, hookimpl, job
+from plugin_api import Call, Registrar, job
 from plugin_api.errors import KernelBug
-from plugin_api.manifest import Manifest
 from plugin_api.ports.job_queue import JOB_QUEUE, Job, RunningJob, Schedule, Worker
 from plugin_api.testing.waiting import until
+from tests.host.conftest import no_migrations
+from tests.host.registering import activate
 
 JOBS: dict[str, Any] = {"requires": ["jobs"]}
-
-
-class Found:
-    """What discovery would give."""
-
-    def __init__(self, plugin_id: str, folder: Path, **more: Any) -> None:
-        self.manifest = Manifest(id=plugin_id, version="1.0.0", api=">=1.0,<2", summary="x", **more)
-        self.folder = folder
-
-
-def plugin(register: Any) -> Any:
-    class Plugin:
-        @hookimpl
-        def pk_register(self, registrar: Registrar) -> None:
-            register(registrar)
-
-    return Plugin()
-
-
-async def migrate(generation: Generation, found: Any) -> list[str]:
-    return []
-
-
-async def activate(
-    kernel: Kernel, folder: Path, register: Any, plugin_id: str = "acme.crm", **manifest: Any
-) -> Generation:
-    return await Lifecycle(kernel, migrate).activate(Found(plugin_id, folder, **manifest), plugin(register), None)
 
 
 async def send(call: Call, job: RunningJob) -> None:
@@ -172,7 +145,7 @@ async def test_workers_and_schedules_run_until_their_plugin_stops(bare_kernel: K
     assert (schedule.name, schedule.cron, schedule.time_zone) == ("tick", "5 4 * * *", "Europe/Berlin")
     assert (schedule.per_tenant, schedule.missed) == (True, "all")
 
-    await Lifecycle(bare_kernel, migrate).deactivate("acme.crm")
+    await Lifecycle(bare_kernel, no_migrations).deactivate("acme.crm")
     assert not queue.kept
 
 

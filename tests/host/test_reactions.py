@@ -8,25 +8,18 @@ from typing import Any
 
 import pytest
 
-from host.generations import Generation
 from host.kernel import Kernel
 from host.lifecycle import ActivationFailed, Lifecycle
-from plugin_api import Call, Registrar, hookimpl, job, on
+from plugin_api import Call, Registrar, job, on
 from plugin_api.errors import KernelBug
 from plugin_api.events import EventEnvelope
-from plugin_api.manifest import EventsPart, Manifest
+from plugin_api.manifest import EventsPart
 from plugin_api.ports.event_log import EVENT_LOG, Reaction
 from plugin_api.testing.waiting import until
+from tests.host.conftest import no_migrations
+from tests.host.registering import activate
 
 CLOSED = "acme.crm.deal.closed.v1"
-
-
-class Found:
-    """What discovery would give."""
-
-    def __init__(self, plugin_id: str, folder: Path, **more: Any) -> None:
-        self.manifest = Manifest(id=plugin_id, version="1.0.0", api=">=1.0,<2", summary="x", **more)
-        self.folder = folder
 
 
 class Reactions:
@@ -55,25 +48,6 @@ class Scheduled:
 
 class Plain:
     """Nothing is marked."""
-
-
-def plugin(register: Any) -> Any:
-    class Plugin:
-        @hookimpl
-        def pk_register(self, registrar: Registrar) -> None:
-            register(registrar)
-
-    return Plugin()
-
-
-async def migrate(generation: Generation, found: Any) -> list[str]:
-    return []
-
-
-async def activate(
-    kernel: Kernel, folder: Path, register: Any, plugin_id: str = "acme.crm", **manifest: Any
-) -> Generation:
-    return await Lifecycle(kernel, migrate).activate(Found(plugin_id, folder, **manifest), plugin(register), None)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +104,7 @@ async def test_a_published_reaction_is_read_for_until_its_plugin_stops(bare_kern
     assert reaction.handle == made.add_up
     assert reaction.member == f"0:{generation.number}"
 
-    await Lifecycle(bare_kernel, migrate).deactivate("acme.crm")
+    await Lifecycle(bare_kernel, no_migrations).deactivate("acme.crm")
     assert not log.reading
 
 
