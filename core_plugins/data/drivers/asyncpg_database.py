@@ -33,6 +33,7 @@ from core_plugins.data.drivers.asyncpg_errors import (
     is_standby,
     leaves_connection_usable,
     mapped,
+    was_not_executed,
 )
 from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
@@ -358,6 +359,6 @@ def _commit_failed(error: BaseException) -> BaseException:
     """The server's own refusal means that nothing was committed; anything else leaves it open."""
     if not isinstance(error, Exception):
         return error
-    if isinstance(error, asyncpg.PostgresError) and not is_away(error):
+    if was_not_executed(error) or (isinstance(error, asyncpg.PostgresError) and not is_away(error)):
         return mapped(error)
     return CommitUnknown("the database went away during the commit: it may or may not have happened")

@@ -47,6 +47,16 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, (OSError, asyncpg.InternalClientError))
 
 
+def was_not_executed(error: BaseException) -> bool:
+    """Tell whether a COMMIT that failed cannot have happened: asyncpg refused to send it, since it knew already that the
+    session was over, or the server ended the session for waiting too long, which it does between statements only."""
+    if isinstance(error, asyncpg.PostgresError):
+        return state_of(error) == "25P03"
+    if isinstance(error, asyncpg.InternalClientError):
+        return "cannot switch to state" in str(error)
+    return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
+
+
 def is_standby(error: BaseException) -> bool:
     """Tell whether a BEGIN failed because the server only reads: it has become a standby under us."""
     return isinstance(error, asyncpg.ReadOnlySQLTransactionError)

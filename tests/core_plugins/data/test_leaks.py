@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import nullcontext, suppress
 from uuid import uuid4
 
 import pytest
 
 from core_plugins.data.drivers.asyncpg_pool import Pool
-from plugin_api.errors import KernelBug, KernelError
+from plugin_api.errors import KernelBug, KernelError, StoreUnavailable
 
 INSERT = "insert into notes (id, body) values ($1, $2)"
 # What is left until the deadline is the kernel's own statement_timeout; jit is asyncpg's, when it first meets a type.
@@ -118,7 +119,8 @@ async def test_what_a_function_does_to_the_session_is_over_with_the_transaction(
         await tx.execute(sql)
     except KernelBug:
         end = "rollback"
-    await getattr(tx, end)()
+    with suppress(StoreUnavailable) if "_timeout', '1'" in sql else nullcontext():  # the server may be quicker than we
+        await getattr(tx, end)()
 
     assert await fresh(one_connection) == before
     tx = await one_connection.begin()

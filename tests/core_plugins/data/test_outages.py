@@ -12,8 +12,10 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
+from core_plugins.data.drivers.asyncpg_errors import was_not_executed
 from core_plugins.data.plugin import open_database
 from core_plugins.data.settings import Settings
 from plugin_api.errors import CommitUnknown, KernelError, StoreUnavailable
@@ -237,6 +239,39 @@ async def test_a_commit_without_an_answer_is_told_as_unknown(wired, happened: bo
 
     assert (raised.value.code, raised.value.violations[0].code) == ("unavailable", "commit_unknown")
     assert await bodies(notes) == ({"a"} if happened else set())
+
+
+async def test_a_commit_on_a_session_that_was_over_before_changed_nothing_for_sure(notes) -> None:
+    tx = await notes.begin()
+    await tx.execute(INSERT, uuid4(), "a")
+    [row] = await tx.fetch("select pg_backend_pid() as pid, set_config('idle_in_transaction_session_timeout', '1', false)")
+
+    async def is_gone() -> bool:
+        return not await notes.administrator("select 1 from pg_stat_activity where pid = $1", row["pid"])
+
+    await until(is_gone, "the end of the session")
+    with pytest.raises(StoreUnavailable, match="nothing was changed") as raised:
+        await tx.commit()
+
+    assert not isinstance(raised.value, CommitUnknown)
+    assert await bodies(notes) == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"), True),
+        (asyncpg.InterfaceError("connection is closed"), True),
+        (asyncpg.IdleInTransactionSessionTimeoutError("terminating"), True),
+        (asyncpg.InternalClientError("got result for unknown protocol state 15"), False),
+        (asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), False),
+        (asyncpg.AdminShutdownError("terminating"), False),
+        (ConnectionResetError("peer"), False),
+    ],
+    ids=str,
+)
+def test_what_is_known_of_a_failed_commit(error: Exception, told: bool) -> None:
+    assert was_not_executed(error) is told
 
 
 @pytest.mark.parametrize("cut", [b"reset all", b"insert into"])

@@ -60,8 +60,7 @@ class FakeWorker:
             await asyncio.sleep(3600)
         beat.cancel()
         if server is not None:
-            server.close()
-            await self.finish()
+            await self.finish(server)
         self.channel.close()
         return 0
 
@@ -91,10 +90,13 @@ class FakeWorker:
         finally:
             self.under_way -= 1
 
-    async def finish(self) -> None:
-        """Answer whoever has been accepted."""
-        for _ in range(10):  # from its acceptance to its handler a connection takes a few turns of the loop
+    async def finish(self, server: asyncio.Server) -> None:
+        """Accept nobody any more, and answer whoever has been."""
+        for listener in server.sockets:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(10):  # asyncio drops who has been accepted and has no handler yet when the server is closed
             await asyncio.sleep(0)
+        server.close()
         while self.under_way:
             await asyncio.sleep(0.01)
 
