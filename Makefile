@@ -39,8 +39,8 @@ run: setup ## Start a kernel in .pk/ and print where it is
 	$(BIN)/pk up $(RUN)
 
 test: setup ## Run every test but the long ones
-	@echo "==> the S3 server of the tests: built once, some minutes, where there is Go"
-	@sh tests/servers/s3.sh minio >/dev/null || true  # the tests that need it say what is wrong
+	@echo "==> servers and tools of the tests: built once, some minutes, where there is Go"
+	@for name in minio grpcurl promtool; do sh tests/tools/go.sh $$name >/dev/null || true; done  # who needs one says what is wrong
 	$(TESTS)
 
 fast: setup ## Run the tests that need no kernel
@@ -57,7 +57,7 @@ bench: setup ## Print ratios against references (ONLY=name for one figure)
 	$(BIN)/python tests/bench/run.py $(ONLY)
 
 soak: setup ## Run the long counts of kills, races and swaps
-	@sh tests/servers/s3.sh minio >/dev/null && sh tests/servers/s3.sh versitygw >/dev/null || true
+	@sh tests/tools/go.sh minio >/dev/null && sh tests/tools/go.sh versitygw >/dev/null || true
 	PK_SOAK=1 $(BIN)/python -m pytest -m "soak or not soak" tests/conformance tests/core_plugins/eventbus tests/journeys tests/wall tests/plugins
 
 lock: setup ## Resolve the dependencies anew into requirements.lock

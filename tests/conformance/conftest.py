@@ -26,7 +26,7 @@ from plugin_api.testing import FakeClock
 
 DRIVERS = ["filesystem", "s3", pytest.param("versitygw", marks=pytest.mark.soak)]
 """`s3` is MinIO."""
-BUILD = Path(__file__).parents[1] / "servers" / "s3.sh"
+BUILD = Path(__file__).parents[1] / "tools" / "go.sh"
 BUILD_LIMIT_S, START_LIMIT_S = 900, 60
 NO_GO = 3
 ACCESS_KEY, SECRET_KEY = "pk-tests", "pk-tests-secret"
