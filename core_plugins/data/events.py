@@ -48,6 +48,13 @@ class Told:
         origin = self._origin
         return self._ids, self._types, self._subjects, self._payloads, origin.actor, origin.traceparent
 
+    def only(self) -> tuple[Any, str, str, str, str, str] | None:
+        """Those of `pk.emit_one`; None when there are several events."""
+        if len(self._ids) > 1:
+            return None
+        origin = self._origin
+        return self._ids[0], self._types[0], self._subjects[0], self._payloads[0], origin.actor, origin.traceparent
+
 
 def _subject(event: Event) -> str:
     size = len(event.subject.encode("utf-8", "surrogatepass"))

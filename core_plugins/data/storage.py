@@ -347,6 +347,7 @@ WAIT_FOR_NO_DISK: Final = "set synchronous_commit = off"
 
 EMIT: Final = "select pk.emit($1::uuid[], $2::text[], $3::text[], $4::text[], $5, $6)"
 """Writes what a transaction tells into the outbox; just before its commit."""
+EMIT_ONE: Final = "select pk.emit_one($1, $2, $3, $4::text::json, $5, $6)"
 
 
 def call_by_parameters(function: str, arguments: Sequence[object]) -> str:

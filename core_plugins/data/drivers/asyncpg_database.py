@@ -39,7 +39,7 @@ from core_plugins.data.drivers.asyncpg_pool import Link, Pool
 from core_plugins.data.drivers.asyncpg_types import Statement
 from core_plugins.data.events import Told
 from core_plugins.data.model import CONTEXT_SPARE_S, ContextSigner, check_schema, check_statement
-from core_plugins.data.storage import EMIT, call_by_literals, call_by_parameters, emit_statement
+from core_plugins.data.storage import EMIT, EMIT_ONE, call_by_literals, call_by_parameters, emit_statement
 from plugin_api.errors import CommitUnknown, DeadlinePassed, KernelBug, KernelError, StoreUnavailable
 from plugin_api.events import Event, Origin
 from plugin_api.ports.database import Row, Transaction
@@ -220,9 +220,9 @@ class AsyncpgTransaction:
         """Tell a fact; see the port."""
         if self._tenant_id is None:
             raise KernelBug("an event belongs to a tenant; a transaction without one cannot emit")
-        if self._told is None:
-            self._told = Told(self._origin())
-        self._told.add(event)
+        told = self._told or Told(self._origin())
+        told.add(event)
+        self._told = told
 
     def at_commit(self, function: str, *arguments: str | UUID | None) -> None:
         """Call a function of the kernel's schema just before the commit; see the port."""
@@ -274,13 +274,17 @@ class AsyncpgTransaction:
         for function, arguments in self._last:
             await self.fetch(call_by_parameters(function, arguments), *arguments)
         if self._told is not None:
-            await self.fetch(EMIT, *self._told.arguments())
+            only = self._told.only()
+            await (self.fetch(EMIT, *self._told.arguments()) if only is None else self.fetch(EMIT_ONE, *only))
 
     def _last_statements(self) -> list[str]:
         """The same as statements that hold their data."""
         statements = [call_by_literals(function, arguments) for function, arguments in self._last]
         if self._told is not None:
-            statements.append(emit_statement(*self._told.arguments()))
+            only = self._told.only()
+            statements.append(
+                emit_statement(*self._told.arguments()) if only is None else call_by_literals("pk.emit_one", only)
+            )
         return statements
 
     async def _give_back(self, link: Link, error: BaseException) -> None:

@@ -22,7 +22,7 @@ from plugin_api.registrar import Logger
 CHANNEL: Final = "pk_wakeups"
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 5.0
-PAUSE_S: Final = 0.02
+PAUSE_S: Final = 0.05
 """Between two notifications: what rings meanwhile becomes one. The first goes at once; each costs half a business write."""
 AGAIN_S: Final = 0.5
 AGAIN_S_MAX: Final = 10.0
