@@ -175,7 +175,15 @@ class HttpServer(web.Server):
 
     def __init__(self, door: RestDoor) -> None:
         self.door = door
+        self.emptied = asyncio.Event()
+        """Set whenever the last connection has gone."""
         super().__init__(_unused)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection; called by it."""
+        super().connection_lost(handler, exc)
+        if not self.connections:
+            self.emptied.set()
 
     def __call__(self) -> RequestHandler:
         """Make the protocol of one connection."""

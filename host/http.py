@@ -6,8 +6,10 @@ several writes.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
@@ -146,6 +148,20 @@ class RestDoor:
         self.closing = True
         for generation in self._kernel.table.generations.values():
             generation.end_streams()
+
+    async def drain(self, idle_s: float, calls_s: float) -> None:
+        """Hang up, after `close`: connections without a call get `idle_s` for one more, calls get `calls_s` to end.
+
+        A client that keeps its connection may be sending its next request at this moment; closing now would lose that.
+        """
+        server = self.server
+        server.emptied.clear()
+        if server.connections and idle_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(idle_s):
+                    await server.emptied.wait()
+        server.pre_shutdown()
+        await server.shutdown(calls_s)
 
     # ----------------------------------------------------------------------------- one request
 

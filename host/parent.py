@@ -137,7 +137,10 @@ class Parent:
         self._begun = time.monotonic()
         self._totals = Totals()
         self._started = False
-        self._reloading: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._next_reload: asyncio.Task[None] | None = None
+        """One that was asked for and has not begun."""
         self._following: asyncio.Task[None] | None = None
         self._changing: set[asyncio.Task[Outcome]] = set()
         # Under `nohup` the end of the terminal is to be survived.
@@ -281,7 +284,7 @@ class Parent:
         self._http.close()  # each worker has its own copy until it has taken what waits there
         hurry = asyncio.create_task(self._hurry())
         try:
-            under_way: list[asyncio.Task[Any] | None] = [self._reloading, self._following, *self._changing]
+            under_way: list[asyncio.Task[Any] | None] = [*self._reloads, self._following, *self._changing]
             ending = [task for task in under_way if task is not None]
             for task in ending:
                 task.cancel()
@@ -308,13 +311,22 @@ class Parent:
         if self._had_terminal and not _has_terminal():
             self._signals.on_stop()  # the terminal is gone: this is not a person asking for a reload
         elif self._started:
-            self._begin_reload()
+            self._ask_for_reload()
 
-    def _begin_reload(self) -> asyncio.Task[None]:
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self._workers.reload())
-            self._reloading.add_done_callback(_log_reload)
-        return self._reloading
+    def _ask_for_reload(self) -> asyncio.Task[None]:
+        """One that begins no earlier than now: at once, or after the one under way, whose first workers are older than this."""
+        task = self._next_reload
+        if task is None:
+            task = self._next_reload = asyncio.create_task(self._reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+            task.add_done_callback(_log_reload)
+        return task
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            self._next_reload = None
+            await self._workers.reload()
 
     # -- what the doors ask
 
@@ -327,14 +339,15 @@ class Parent:
         return self._started
 
     async def reload(self) -> None:
-        """Replace every worker. One reload at a time: who asks meanwhile waits for the one under way.
+        """Replace every worker that was there before the call. One at a time: who asks meanwhile waits for the one under way,
+        and shares the next one with all others who do.
 
         Raises:
             WorkerFailed: a new worker does not come up, or the kernel is starting or stopping.
         """
         if not self._started:
             raise WorkerFailed("the kernel is starting or stopping")
-        task = self._begin_reload()
+        task = self._ask_for_reload()
         await asyncio.wait([task])
         if task.cancelled():
             raise WorkerFailed("the kernel stops")

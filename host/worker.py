@@ -68,6 +68,7 @@ class Worker:
         self._started: asyncio.Future[WorkerStart] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
         self._drain_s = DRAIN_S
+        self._idle_s = 0.0
         self._channel: Channel | None = None
         self._kernel: Kernel | None = None
         self._startup: Startup | None = None
@@ -103,6 +104,7 @@ class Worker:
 
     def _on_stop(self, fields: dict[str, Any]) -> None:
         self._drain_s = min(float(fields.get("limit_s", DRAIN_S)), DRAIN_S)
+        self._idle_s = float(fields.get("idle_s", 0.0))
         self._stopping.set()
 
     def _parent_is_gone(self) -> None:
@@ -191,8 +193,8 @@ class Worker:
         """Take no new connection, say `Connection: close` on the next answers, end streams, let calls end, hang up."""
         server.close()
         door.close()
-        door.server.pre_shutdown()
-        await door.server.shutdown(self._drain_s)
+        idle_s = min(self._idle_s, self._drain_s)
+        await door.drain(idle_s, self._drain_s - idle_s)
 
     async def _heartbeat(self, watchdog: Watchdog) -> None:
         while True:

@@ -31,6 +31,8 @@ CLOSED_WAIT_S: Final = 1.0
 FRAMES_LOOKS: Final = 20
 """How often it is looked whether a hung worker has written what it runs."""
 FRAMES_LOOK_EVERY_S: Final = 0.05
+IDLE_S: Final = 2.0
+"""How long clients of a worker that is replaced may keep an idle connection to it. When all stop, nobody could serve them."""
 _STALLED: Final = "it stopped a worker's event loop"
 _log = PluginLog("host")
 
@@ -115,8 +117,9 @@ class Worker:
         if not self.ready.done():
             self.ready.set_exception(WorkerFailed(why))
 
-    async def drain(self, limit_s: float) -> None:
-        """Let it finish its calls, for at most `limit_s`; over when its process is gone.
+    async def drain(self, limit_s: float, idle_s: float = 0.0) -> None:
+        """Let it finish its calls, for at most `limit_s`; over when its process is gone. Clients that keep a connection and
+        have no call under way are given `idle_s` of that for one more.
 
         One that does not serve yet has no calls and is killed.
         """
@@ -124,7 +127,7 @@ class Worker:
         if not serves:
             self.kill()
         with suppress(ChannelClosed, ChannelFull):
-            self.channel.send("stop", limit_s=max(limit_s - 0.5, 0.0))
+            self.channel.send("stop", limit_s=max(limit_s - 0.5, 0.0), idle_s=idle_s)
         try:
             async with asyncio.timeout(limit_s):
                 await self.process.wait()
@@ -201,7 +204,6 @@ class Workers:
         self._until_servers: Callable[[], Awaitable[None]] | None = None
         self._watchers: set[asyncio.Task[None]] = set()
         self._starters: set[asyncio.Task[None]] = set()
-        self._reloading = asyncio.Lock()
         self.stalls: dict[str, Stalls] = {}
         """By plugin; under the empty name what no plugin did."""
         self.keepers: list[asyncio.Task[None]] = []
@@ -274,14 +276,14 @@ class Workers:
                 slot.current = await self._spawn(slot.index)
 
     async def reload(self) -> None:
-        """Replace every worker by a new one, one after the other: a new one serves before its old one is drained.
+        """Replace every worker by a new one, one after the other: a new one serves before its old one is drained. One at
+        a time.
 
         Raises:
             WorkerFailed: a new worker did not become ready; its old one and those after it go on.
         """
-        async with self._reloading:
-            for slot in self._slots:
-                await self._replace(slot)
+        for slot in self._slots:
+            await self._replace(slot)
 
     async def stop(self, limit_s: float) -> None:
         """Drain all workers at once, kill those that are not done after `limit_s`. None is left."""
@@ -477,7 +479,7 @@ class Workers:
         self._notices.changed()
         if old is not None and old.state == "ready":
             await self._notices.retiring(old)
-            await old.drain(self._limits.stop_limit_s)
+            await old.drain(self._limits.stop_limit_s, IDLE_S)
 
     async def _watch_heartbeats(self) -> None:
         last = time.monotonic()

@@ -461,6 +461,20 @@ def test_a_reload_replaces_every_worker_and_loses_no_request(make_kernel: MakeKe
     assert not before & set(kernel.run_file()["workers"])
 
 
+def test_a_reload_that_is_asked_for_during_another_replaces_its_new_workers_too(make_kernel: MakeKernel) -> None:
+    kernel = make_kernel(**NO_SERVERS, workers=2).start()
+    first = set(kernel.run_file()["workers"])
+    kernel.send(signal.SIGHUP)
+    kernel.wait_for(lambda: set(kernel.run_file()["workers"]) - first, "a new worker")
+    second = set(kernel.run_file()["workers"])
+    for _ in range(3):
+        kernel.send(signal.SIGHUP)
+    kernel.wait_for(lambda: not any(map(identify, first | second)), "the end of the workers of both reloads")
+    kernel.wait_for(lambda: is_ready(kernel), "readiness")
+
+    assert kernel.stderr().count("all workers were replaced") <= 2
+
+
 def test_a_reload_that_fails_keeps_the_old_workers(make_kernel: MakeKernel) -> None:
     kernel = make_kernel(**NO_SERVERS).start()
     before = kernel.run_file()
