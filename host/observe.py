@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from plugin_api.call import Trace
 from plugin_api.settings import Secret
 
 LINE_BYTES_MAX: Final = 16_384
@@ -35,6 +36,11 @@ class LogContext(Protocol):
     @property
     def request_id(self) -> str:
         """The request's id, safe to print."""
+        ...
+
+    @property
+    def trace(self) -> Trace | None:
+        """What it is part of."""
         ...
 
     @property
