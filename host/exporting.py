@@ -60,9 +60,8 @@ class Counts:
         self.failures = metrics.counter(
             "pk_span_export_failures_total", "Times that the collector could not be reached in time.", (), "host"
         )
-        for counter, labels in ((self.exported, {}), (self.failures, {}), (self.dropped, {"reason": "full"})):
-            counter.add(0, **labels)
-        self.dropped.add(0, reason="refused")
+        for reason in ("full", "refused"):
+            self.dropped.add(0, reason=reason)
 
 
 class Exporter:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from host.description import kernel_version
 from host.exporting import Counts, make_exporter
 from host.tracing import Tracing
+from host.version import kernel_version
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
