@@ -21,6 +21,8 @@ from host.channel import ChannelClosed, ChannelFull, RemoteFailed
 from host.listener import Answer, Asked, Listener, Page
 from host.plugin_overview import overview, remarks_on
 from host.problems import CONTENT_TYPE
+from host.totals import Family
+from host.vitals import read_vitals, vital_checks
 from host.workers import Stalls, Worker, WorkerFailed
 from plugin_api.errors import InvalidRequest, KernelBug, NotAllowed, Unavailable
 
@@ -52,6 +54,10 @@ class Controlled(Protocol):
     @property
     def doing(self) -> str:
         """What the change of plugins under way does now."""
+        ...
+
+    async def metrics(self) -> list[Family]:
+        """What a scrape shows."""
         ...
 
     def stalls(self) -> Mapping[str, Stalls]:
@@ -149,9 +155,10 @@ class Control:
             return answer
         plugins = overview(await self._views(), self._kernel.stalls()) if "plugins" in answer.body else []
         body = {**answer.body, "processes": own, **({"plugins": plugins} if plugins else {})}
-        if remarks := [msgspec.to_builtins(check) for one in plugins for check in remarks_on(one)]:
-            body["checks"] = [*answer.body.get("checks", ()), *remarks]
-        return Answer(answer.status, body, answer.content_type)
+        body["vitals"] = vitals = read_vitals(await self._kernel.metrics())
+        remarks = (*vital_checks(vitals), *(check for one in plugins for check in remarks_on(one)))
+        body["checks"] = [*answer.body.get("checks", ()), *remarks]
+        return Answer(answer.status, msgspec.to_builtins(body), answer.content_type)
 
     async def _reload(self, _: Asked) -> Answer:
         try:

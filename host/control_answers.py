@@ -12,9 +12,9 @@ from msgspec import Meta, Struct
 from host import problems
 from host.checks import Check
 from host.control_operations import Wanted, find_tenant, run_operation
-from host.description import kernel_version
 from host.hooks import HookFailed
 from host.migrations import down, migrate, plan, read_folder, status
+from host.version import kernel_version
 from plugin_api.errors import InvalidRequest, KernelBug, KernelError, NotFound, Unavailable
 from plugin_api.ids import uuid7
 from plugin_api.pipeline import Tenant

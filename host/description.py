@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from host.openapi import document
+from host.version import kernel_version
 from plugin_api.manifest import Manifest
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
-
-
-def kernel_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return version("platform-kernel")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 def summary_of(manifest: Manifest) -> str:

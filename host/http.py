@@ -23,6 +23,7 @@ from host.connection import Connection, HttpServer
 from host.incoming import JSON, Incoming, new_request_id
 from host.observe import log_context, sink
 from host.pipeline import CompiledOperation, as_kernel_error
+from host.tracing import about_call, begin, end_http, new_trace
 from plugin_api.errors import (
     HeadersTooLarge,
     KernelBug,
@@ -188,6 +189,7 @@ class RestDoor:
     def _open(self, incoming: Incoming) -> CompiledOperation | None:
         """Read the head, and find the operation that it asks for."""
         incoming.open(self._kernel.body_bytes_max)
+        incoming.span = begin(self._kernel.tracing, incoming)
         log_context.set(incoming)
         if self._in_flight > REQUESTS_IN_FLIGHT_MAX:
             raise Unavailable(f"{REQUESTS_IN_FLIGHT_MAX} requests are under way in this worker; try again")
@@ -297,6 +299,10 @@ class RestDoor:
         known = as_kernel_error(error)
         if not incoming.request_id:
             incoming.request_id = new_request_id()
+        if incoming.trace is None:
+            incoming.trace = new_trace()
+        if incoming.span is not None:
+            incoming.span.error = known.code
         if isinstance(known, KernelBug):
             self._kernel.log_bug(incoming, known)
         return self._problem(known, incoming.path, incoming.request_id)
@@ -315,7 +321,7 @@ class RestDoor:
             known = Unreadable(
                 f"the bytes are no valid HTTP/1.1 request: {type(error).__name__}", code="malformed_request"
             )
-        incoming.request_id = new_request_id()
+        incoming.request_id, incoming.trace = new_request_id(), new_trace()
         outgoing = self._problem(known, incoming.path, incoming.request_id)
         return self._write(incoming, outgoing, keep_alive=False)
 
@@ -337,6 +343,8 @@ class RestDoor:
         operation, route = (bound.id, bound.path) if bound is not None else ("", incoming.route)
         self._kernel.metrics.request("rest", operation, route, status, seconds)
         sink.request(incoming, f"{incoming.method[:20]} {route}".rstrip(), status, seconds)
+        if (span := incoming.span) is not None:
+            end_http(span, incoming.method, route, status, about_call(incoming.request_id, incoming.call, bound))
 
 
 def _check_accept(incoming: Incoming) -> None:

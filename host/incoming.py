@@ -18,6 +18,7 @@ from aiohttp.http_parser import RawRequestMessage
 from host.pipeline import CompiledOperation
 from host.request_plan import OCTETS, Octets
 from host.streaming import BodyTransfer
+from host.tracing import Span, read_traceparent
 from plugin_api.call import Call, Trace
 from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable, UnsupportedMediaType
 from plugin_api.limits import BODY_BYTES_MAX
@@ -31,7 +32,6 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 _OCTETS: Final = OCTETS.encode()
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-_TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _SINGLE: Final = frozenset({b"authorization", b"content-type", b"if-match", b"idempotency-key", b"cookie", b"host"})
 _id_prefix: Final = os.urandom(6).hex()
 _id_number: Final = count(1)
@@ -62,6 +62,7 @@ class Incoming:
         "query",
         "request_id",
         "route",
+        "span",
         "started",
         "trace",
         "user_agent",
@@ -83,6 +84,8 @@ class Incoming:
         self.request_id = ""
         self.route = ""
         self.trace: Trace | None = None
+        """What its header names; from the moment it is begun, what it goes on in."""
+        self.span: Span | None = None
         self.idempotency_key: str | None = None
         self.if_match: str | None = None
         self.user_agent = ""
@@ -105,7 +108,7 @@ class Incoming:
         self.user_agent = agent.decode("latin-1")[:200] if agent else ""
         traceparent = fields.get(b"traceparent")
         if traceparent:
-            self.trace = _trace(traceparent.decode("latin-1"))
+            self.trace = read_traceparent(traceparent.decode("latin-1"))
         length = fields.get(b"content-length")
         self.declared_bytes = int(length) if length and length.isdigit() else 0
         if doubled:
@@ -115,8 +118,12 @@ class Incoming:
         doubled, fields = "", self.fields
         for name, value in self._message.raw_headers:
             lower = name.lower()
-            if lower in fields and lower in _SINGLE:
-                doubled = lower.decode("latin-1")
+            if lower in fields:
+                if lower in _SINGLE:
+                    doubled = lower.decode("latin-1")
+                elif lower == b"traceparent":
+                    fields[lower] = b""  # of two, neither is followed, as the standard wants it
+                    continue
             fields[lower] = value
         return doubled
 
@@ -253,13 +260,6 @@ class Incoming:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
-
-
-def _trace(value: str) -> Trace | None:
-    matched = _TRACE.match(value)
-    if matched is None or value.startswith("ff") or not matched[1].strip("0") or not matched[2].strip("0"):
-        return None
-    return Trace(matched[1], matched[2], bool(int(matched[3], 16) & 1))
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -140,7 +140,7 @@ async def _work(kernel: Kernel, generation: Generation, registered: RegisteredWo
         member=_member(kernel, generation),
         prefetch=registered.prefetch,
         limit_s=registered.limit_s,
-        open=lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds),
+        open=calls.continued,
         handle=registered.handle,
     )
     await kernel.require(JOB_QUEUE).work(worker)

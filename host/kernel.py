@@ -19,6 +19,7 @@ from host.observe import Metrics, PluginLog, sink
 from host.runtime import CursorSeal, GenerationRuntime
 from host.services import ServiceProxy
 from host.table import build_table, empty_table
+from host.tracing import Tracing
 from plugin_api.call import Identity
 from plugin_api.clock import Clock, SystemClock
 from plugin_api.errors import KernelBug, KernelError, NotAuthenticated, Unavailable
@@ -68,6 +69,8 @@ class Kernel:
         """What the last stopped generation of a plugin left behind, by its id."""
         self.previous: dict[str, str] = {}
         """The version that a rollback of a plugin returns to, by its id."""
+        self.tracing: Tracing | None = None
+        """None when no spans are made; read when an operation is compiled."""
         self.is_ready = False
         self.deadline_s = DEADLINE_S
         self.body_bytes_max = BODY_BYTES_MAX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -206,7 +207,9 @@ class Lifecycle:
         ]
         for task in (*generation.tasks, *reactions, *job_tasks(self._kernel, generation)):
             run = self._supervised(generation, task.name, task.run)
-            generation.running.append(asyncio.create_task(run, name=f"{generation.key}:{task.name}"))
+            # Without a context: what it logs is not for whoever asked for the change that started it.
+            name = f"{generation.key}:{task.name}"
+            generation.running.append(asyncio.create_task(run, name=name, context=Context()))
 
     async def _join(self, generation: Generation) -> None:
         """Declare what it tells, and let its consumers begin, so that they miss nothing that is told once it serves."""
@@ -226,7 +229,7 @@ class Lifecycle:
             consumer=registered.consumer,
             member=f"{self._kernel.state.worker}:{generation.number}",
             types=frozenset([registered.event_type]),
-            open=lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds),
+            open=calls.continued,
             handle=registered.handle,
         )
         await self._kernel.require(EVENT_LOG).consume(reaction)

@@ -18,12 +18,15 @@ from uuid import UUID
 
 import msgspec
 
+from plugin_api.call import Trace
 from plugin_api.settings import Secret
 
 LINE_BYTES_MAX: Final = 16_384
 BUFFER_BYTES_MAX: Final = 65_536
 FLUSH_AFTER_S: Final = 0.05
 SERIES_MAX: Final = 200
+REQUEST_SERIES_MAX: Final = 10_000
+"""Routes times statuses that are told apart; more go to `other`."""
 _MASK: Final = "**********"
 Read = Callable[[], Mapping[tuple[str, ...], float]]
 """What a gauge shows now: values of its labels, in their order -> number."""
@@ -35,6 +38,11 @@ class LogContext(Protocol):
     @property
     def request_id(self) -> str:
         """The request's id, safe to print."""
+        ...
+
+    @property
+    def trace(self) -> Trace | None:
+        """What it is part of."""
         ...
 
     @property
@@ -306,6 +314,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, str, int], Histogram] = {}
+        self._histograms: dict[str, tuple[str, Histogram]] = {}
+        """By name: what it is, and its one series."""
         self._counters: dict[tuple[str, ...], CounterFamily] = {}
         """By name and labels: a later version of a plugin may have others."""
         self._gauges: dict[tuple[str, ...], GaugeFamily] = {}
@@ -315,13 +325,21 @@ class Metrics:
         key = (door, operation, route, status)
         histogram = self._requests.get(key)
         if histogram is None:
-            histogram = self._requests[key] = Histogram()
+            if len(self._requests) >= REQUEST_SERIES_MAX:
+                key = (door, "other", "other", status)
+            histogram = self._requests.setdefault(key, Histogram())
         histogram.observe(seconds)
+
+    def histogram(self, name: str, description: str) -> Histogram:
+        """Make or find the host's own histogram of one series, in seconds."""
+        return self._histograms.setdefault(name, (description, Histogram()))[1]
 
     def counter(self, name: str, description: str, labels: Sequence[str], owner: str = "") -> CounterFamily:
         """Make or find a counter; it stays until `owner` and whoever else has it is dropped."""
         family = self._counters.setdefault((name, *labels), CounterFamily(name, description, tuple(labels)))
         family.owners.add(owner)
+        if not labels:
+            family.add(0)  # a series that is not there until it grows hides its first growth
         return family
 
     def gauge(self, name: str, description: str, labels: Sequence[str], read: Read, owner: str = "") -> None:
@@ -337,6 +355,8 @@ class Metrics:
     def families(self) -> list[dict[str, Any]]:
         """All of it as `{name, type, help, samples: [{name, labels, value}]}`."""
         found = [self._request_total(), self._request_seconds()]
+        for name, (text, histogram) in self._histograms.items():
+            found.append(_family(name, "histogram", text, _histogram_samples(name, {}, histogram)))
         found += [counter.family() for counter in self._counters.values()]
         found += [gauge.family() for gauge in self._gauges.values()]
         return found
@@ -350,13 +370,21 @@ class Metrics:
         name = "pk_request_seconds"
         samples: list[tuple[str, dict[str, str], float]] = []
         for key, histogram in self._requests.items():
-            labels, reached = _request_labels(key), 0
-            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), histogram.counts, strict=True):
-                reached += count
-                samples.append((f"{name}_bucket", {**labels, "le": bound}, float(reached)))
-            samples.append((f"{name}_sum", labels, histogram.total))
-            samples.append((f"{name}_count", labels, float(reached)))
+            samples += _histogram_samples(name, _request_labels(key), histogram)
         return _family(name, "histogram", "Seconds from the request's head to its answer.", samples)
+
+
+def _histogram_samples(
+    name: str, labels: dict[str, str], histogram: Histogram
+) -> list[tuple[str, dict[str, str], float]]:
+    samples: list[tuple[str, dict[str, str], float]] = []
+    reached = 0
+    for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), histogram.counts, strict=True):
+        reached += count
+        samples.append((f"{name}_bucket", {**labels, "le": bound}, float(reached)))
+    samples.append((f"{name}_sum", labels, histogram.total))
+    samples.append((f"{name}_count", labels, float(reached)))
+    return samples
 
 
 def _zip(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:

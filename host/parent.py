@@ -27,13 +27,15 @@ from host.changes.refusal import refused
 from host.channel import ChannelClosed, ChannelFull, RemoteFailed
 from host.children import Register, Servers
 from host.datafolder import DataFolder, KernelFile
+from host.kernel_metrics import KernelState, kernel_families
 from host.observe import PluginLog
 from host.privileges import Privileges, choose_privileges
+from host.process_metrics import RubbishClock
 from host.settings import ANY_SECTION, SECTION, HostSettings, SettingsInvalid, read
 from host.sockets import listen, listen_unix, show_address
 from host.stamps import FileStamps, create_stamps
 from host.store import Sources
-from host.totals import Family, Totals, single
+from host.totals import Family, Totals
 from host.workers import Launch, Notices, Stalls, Worker, WorkerFailed, WorkerLimits, Workers
 from plugin_api.errors import Unavailable
 from plugin_api.servers import ChildServer, StartRefused
@@ -136,6 +138,7 @@ class Parent:
         self._limits = _read_limits(options.data_dir, settings)
         self._begun = time.monotonic()
         self._totals = Totals()
+        self._rubbish = RubbishClock()
         self._started = False
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[None]] = set()
@@ -151,6 +154,7 @@ class Parent:
         """Start, serve until a signal, stop. See `host.parent.run`."""
         self._folder = DataFolder.open(self._options.data_dir)
         self._signals = _Signals()
+        self._rubbish.start()
         with closing(self._folder), ExitStack() as held:
             self._take_signals()
             self._register = Register(self._folder)
@@ -428,17 +432,18 @@ class Parent:
         serving = self._workers.serving()
         await asyncio.gather(*(self._ask_metrics(worker) for worker in serving))
         restarts, stalls = self._workers.totals()
-        server_restarts = sum(one.restarts for one in self._servers.running)
-        own = [
-            single("pk_workers_ready", "gauge", "Workers that serve.", len(serving)),
-            single(
-                "pk_uptime_seconds", "gauge", "Seconds since the kernel was started.", time.monotonic() - self._begun
-            ),
-            single("pk_worker_restarts_total", "counter", "Workers that were replaced after a death.", restarts),
-            single("pk_worker_stalls_total", "counter", "Workers that hung and were killed.", stalls),
-            single("pk_server_restarts_total", "counter", "Child servers that were restarted.", server_restarts),
-        ]
-        return self._totals.families(own)
+        state = KernelState(
+            data_folder=self._folder.path,
+            profile=self._options.profile,
+            begun=self._begun,
+            workers_ready=len(serving),
+            workers_wanted=self._workers.count,
+            worker_restarts=restarts,
+            worker_stalls=stalls,
+            server_restarts=sum(one.restarts for one in self._servers.running),
+            stalls=self._workers.stalls,
+        )
+        return self._totals.families(kernel_families(state, self._rubbish))
 
     async def _ask_metrics(self, worker: Worker) -> None:
         answer = await _ask(worker, "metrics")

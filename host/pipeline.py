@@ -19,6 +19,7 @@ import msgspec
 from host.expiry import Expiry
 from host.generations import Generation, RegisteredOperation, Table
 from host.recording import Run, compile_refused, recorders_of, with_done
+from host.tracing import Tracing, with_span
 from plugin_api.call import ANONYMOUS, Call, CallRuntime, Identity, Trace
 from plugin_api.errors import (
     InvalidRequest,
@@ -317,11 +318,14 @@ def _anonymous(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call:
     return call
 
 
-def compile_inner(registered: RegisteredOperation, table: Table, runtime: CallRuntime) -> InnerOperation:
+def compile_inner(
+    registered: RegisteredOperation, table: Table, runtime: CallRuntime, tracing: Tracing | None = None
+) -> InnerOperation:
     """Make the function that another plugin's call goes through: same checks, its own transaction, no limits."""
     bound = registered.bound
     recorders = recorders_of(bound, table)
     run, refused = compose(registered, table, recorders), compile_refused(bound, recorders)
+    run = with_span(run, tracing, bound)
     generation = table.generations[bound.plugin_id]
     revalidate = _revalidator(registered.request_type)
 

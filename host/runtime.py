@@ -14,8 +14,10 @@ from uuid import UUID
 
 import msgspec
 
+from host.observe import log_context
 from host.pipeline import settle
-from plugin_api.call import Actor, Call
+from host.tracing import Tracing, begin_background, end_background
+from plugin_api.call import Actor, Call, Trace
 from plugin_api.errors import KernelBug, Unavailable, Unreadable
 from plugin_api.event_schemas import Payload
 from plugin_api.events import Origin
@@ -83,6 +85,11 @@ class GenerationRuntime:
         self.plugin_id = generation.plugin_id
         self.is_kernel = generation.plugin_id.startswith("kernel.")
 
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes spans in this process; None when nothing is traced."""
+        return self._kernel.tracing
+
     def _database(self) -> Database:
         provided = self._kernel.table.services.get("data")
         if provided is None:
@@ -125,6 +132,32 @@ class GenerationRuntime:
         return self._kernel.cursors.open(call.tenant_id, bound, cursor)
 
 
+class _CallContext:
+    """A call that no request began, as the log tells of it."""
+
+    __slots__ = ("_call", "plugin")
+
+    def __init__(self, call: Call, plugin: str) -> None:
+        self._call = call
+        self.plugin = plugin
+
+    @property
+    def request_id(self) -> str:
+        return self._call.request_id
+
+    @property
+    def trace(self) -> Trace | None:
+        return self._call.trace
+
+    @property
+    def trace_id(self) -> str:
+        return self._call.trace.trace_id if self._call.trace is not None else ""
+
+    @property
+    def tenant(self) -> UUID | str:
+        return self._call.tenant_id if self._call.has_tenant else ""
+
+
 class PluginCalls:
     """The `calls` handle of one plugin: calls that no request began."""
 
@@ -135,12 +168,23 @@ class PluginCalls:
         self, tenant_id: UUID | None, reason: str, *, deadline_s: float = 30.0
     ) -> AbstractAsyncContextManager[Call]:
         """A call of the plugin itself; commits at the end of the block."""
+        return self.continued(tenant_id, reason, deadline_s, "")
+
+    def continued(
+        self, tenant_id: UUID | None, reason: str, deadline_s: float, traceparent: str
+    ) -> AbstractAsyncContextManager[Call]:
+        """The same in the trace of the event or job that it is about."""
         if tenant_id is None and not self._runtime.is_kernel:
             raise KernelBug(f"{self._runtime.plugin_id} is no kernel plugin: its calls need a tenant")
-        return self._open(tenant_id, reason, deadline_s)
+        return self._open(tenant_id, reason, deadline_s, traceparent)
 
     @asynccontextmanager
-    async def _open(self, tenant_id: UUID | None, reason: str, deadline_s: float) -> AsyncIterator[Call]:
+    async def _open(
+        self, tenant_id: UUID | None, reason: str, deadline_s: float, traceparent: str
+    ) -> AsyncIterator[Call]:
+        around, failure = log_context.get(), None
+        within = around.trace if around is not None else None
+        trace, span = begin_background(self._runtime.tracing, traceparent, within, tenant=tenant_id is not None)
         call = Call(
             self._runtime,
             tenant_id=tenant_id,
@@ -148,14 +192,31 @@ class PluginCalls:
             request_id=f"{reason.replace(' ', '-')[:20]}-{uuid7()}",
             deadline=time.monotonic() + deadline_s,
             allows=_everything,
+            trace=trace,
         )
+        log_context.set(_CallContext(call, self._runtime.plugin_id))
         try:
-            yield call
-        except BaseException:
-            if call.transaction is not None:
-                await call.transaction.rollback()
+            async with _settled(call):
+                yield call
+        except BaseException as error:
+            failure = error
             raise
-        await settle(call)
+        finally:
+            log_context.set(around)
+            if span is not None:
+                end_background(span, reason, call, self._runtime.plugin_id, failure)
+
+
+@asynccontextmanager
+async def _settled(call: Call) -> AsyncIterator[None]:
+    """Commit what the call wrote at the end of the block; roll back on an error."""
+    try:
+        yield
+    except BaseException:
+        if call.transaction is not None:
+            await call.transaction.rollback()
+        raise
+    await settle(call)
 
 
 def _everything(permission: str) -> bool:
@@ -163,6 +224,5 @@ def _everything(permission: str) -> bool:
 
 
 def _origin(call: Call, emits: frozenset[str], payloads: Mapping[str, Payload]) -> Origin:
-    trace = call.trace
-    told = f"00-{trace.trace_id}-{trace.parent_id}-{'01' if trace.sampled else '00'}" if trace is not None else ""
+    told = call.trace.traceparent if call.trace is not None else ""
     return Origin(str(call.actor), told, emits, payloads)

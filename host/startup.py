@@ -25,8 +25,9 @@ from host.own_operations import host_generation
 from host.own_pages import host_pages
 from host.resolution import UnknownPlugin, resolve
 from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_packages
-from host.settings import ANY_SECTION, HostSettings, LoadedSettings, SettingsInvalid, read
+from host.settings import ANY_SECTION, OBSERVE, HostSettings, LoadedSettings, ObserveSettings, SettingsInvalid, read
 from host.store.packages import stored_place
+from host.tracing_start import start_tracing
 from plugin_api.hooks import Health
 from plugin_api.ports.migrations import MIGRATOR
 
@@ -123,7 +124,7 @@ class Startup:
 
     def _read_settings(self, ours: Sequence[Found]) -> LoadedSettings:
         """Read the kernel's own sections; a problem in one of them ends the start."""
-        sections: dict[str, type[Struct]] = {"host": HostSettings}
+        sections: dict[str, type[Struct]] = {"host": HostSettings, OBSERVE: ObserveSettings}
         for found in ours:
             self._load(found)
             if (declared := settings_of(found)) is not None:
@@ -136,6 +137,7 @@ class Startup:
             raise StartFailed(SettingsInvalid(settings.problems).detail)
         host: HostSettings = settings.section("host")
         self._kernel.deadline_s, self._kernel.body_bytes_max = host.deadline_s, host.body_bytes_max
+        start_tracing(self._kernel, settings.section(OBSERVE))
         return settings
 
     def _load(self, found: Found) -> object:
@@ -237,6 +239,8 @@ class Startup:
             await self.roster.stop()
         for plugin_id in stop_order(list(self._kernel.table.generations.values())):
             await self._lifecycle.deactivate(plugin_id, 2.0)
+        if self._kernel.tracing is not None:
+            await self._kernel.tracing.close()
 
 
 def settings_of(found: Found) -> type[Struct] | None:

@@ -83,7 +83,7 @@ def _inner(kernel: Kernel, generations: Iterable[Generation], draft: Table) -> d
     for generation in generations:
         capabilities = [capability_of(provided) for provided in generation.manifest.provides]
         for registered in generation.operations:
-            inner = compile_inner(registered, draft, kernel.runtime(generation))
+            inner = compile_inner(registered, draft, kernel.runtime(generation), kernel.tracing)
             name = registered.bound.id.rsplit(".", 1)[1]
             found.update({(capability, name): inner for capability in capabilities})
     return found

@@ -27,6 +27,7 @@ from host.kernel import Kernel, Place
 from host.last_frames import frames_file, keep_frames
 from host.lifeline import end_with_parent
 from host.observe import install, sink
+from host.process_metrics import RubbishClock, process_families
 from host.roster import Roster
 from host.runtime import cursor_key
 from host.stamps import FileStamps
@@ -72,11 +73,13 @@ class Worker:
         self._channel: Channel | None = None
         self._kernel: Kernel | None = None
         self._startup: Startup | None = None
+        self._rubbish = RubbishClock()
 
     async def run(self) -> int:
         """Serve until told to stop, or until the parent is gone; the exit status."""
         loop = asyncio.get_running_loop()
         sink.use_loop(loop)
+        self._rubbish.start()
         end_with_parent(DRAIN_S + 2.0)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: None)  # the parent says when; a terminal's Ctrl-C reaches us too
@@ -197,10 +200,18 @@ class Worker:
         await door.drain(idle_s, self._drain_s - idle_s)
 
     async def _heartbeat(self, watchdog: Watchdog) -> None:
+        assert self._kernel is not None, "made before it beats"
+        lag = self._kernel.metrics.histogram(
+            "pk_loop_lag_seconds", "How late a worker's event loop turns, ten times a second."
+        )
+        pause_s = HEARTBEAT_S / BEATS
         while True:
             for _ in range(BEATS):
                 watchdog.beat()
-                await asyncio.sleep(HEARTBEAT_S / BEATS)
+                due = time.monotonic() + pause_s
+                await asyncio.sleep(pause_s)
+                if self._kernel.is_ready:  # until then imports block the loop, and nobody waits for it
+                    lag.observe(max(0.0, time.monotonic() - due))
             self._send("heartbeat")
 
     def _on_stall(self, stall: Stall) -> None:
@@ -216,7 +227,10 @@ class Worker:
     # ------------------------------------------------------------------------- the parent's questions
 
     def _on_metrics(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return {"families": self._kernel.metrics.families() if self._kernel else []}
+        if self._kernel is None:
+            return {"families": []}
+        own = process_families(f"worker {self._kernel.state.worker}", self._rubbish)
+        return {"families": [*self._kernel.metrics.families(), *to_builtins(own)]}
 
     async def _on_health(self, fields: dict[str, Any]) -> dict[str, Any]:
         return await self._startup.health() if self._startup is not None else {"ok": False, "plugins": {}}

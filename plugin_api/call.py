@@ -50,11 +50,17 @@ class Identity(Struct, frozen=True, weakref=True):
 
 
 class Trace(Struct, frozen=True):
-    """W3C trace context of the call."""
+    """W3C trace context of the call: what it is part of."""
 
     trace_id: str
     parent_id: str
+    """Id of the span that is current: whatever the call begins is that one's child."""
     sampled: bool = False
+
+    @property
+    def traceparent(self) -> str:
+        """The header or metadata `traceparent` to send along with whatever the call asks of others."""
+        return f"00-{self.trace_id}-{self.parent_id}-{'01' if self.sampled else '00'}"
 
 
 class CallRuntime(Protocol):

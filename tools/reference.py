@@ -14,7 +14,7 @@ from surface import SNAPSHOT, surface
 
 from host.authoring.rules import rules_page
 from host.discovery import discover
-from host.settings import HostSettings, read
+from host.settings import OBSERVE, HostSettings, ObserveSettings, read
 from host.startup import settings_of
 from plugin_api import hooks
 from plugin_api.manifest import manifest_schema
@@ -41,7 +41,7 @@ def hooks_page() -> str:
 
 def settings_page() -> str:
     """Every setting of the host and of the kernel's plugins."""
-    sections: dict[str, Any] = {"host": HostSettings}
+    sections: dict[str, Any] = {"host": HostSettings, OBSERVE: ObserveSettings}
     for found in discover():
         if found.is_kernel:
             found.load()

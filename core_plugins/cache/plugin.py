@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
 from core_plugins.cache.drivers.valkey_server import ValkeyServer
 from core_plugins.cache.drivers.valkey_store import ValkeyStore
 from core_plugins.cache.operations import CacheOperations
@@ -36,6 +40,8 @@ class CachePlugin:
         self._settings = settings
         self._operations = CacheOperations(store)
         registrar.service(CACHE, self._operations)
+        for figure, text in FIGURES.items():
+            registrar.gauge(f"pool_{figure}", text, (), partial(_read, store, figure))
 
     @hookimpl
     async def pk_enable(self) -> None:
@@ -58,6 +64,17 @@ class CachePlugin:
         """Close the connections."""
         if self._operations is not None:
             await self._operations.stop()
+
+
+FIGURES: Final[Mapping[str, str]] = {
+    "size": "Connections that the pools of all workers may have.",
+    "in_use": "Connections with a command on them.",
+    "waiting": "Calls that wait for a connection.",
+}
+
+
+def _read(store: ValkeyStore, figure: str) -> dict[tuple[str, ...], float]:
+    return {(): store.figures()[figure]}
 
 
 def _url(settings: Settings, servers: dict[str, str]) -> str:

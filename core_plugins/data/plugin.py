@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -52,12 +54,13 @@ class DataPlugin:
             statement_timeout_s=settings.migration_statement_timeout_s,
         )
 
-        wakeups = AsyncpgWakeups(registrar.log)
+        wakeups, meter = AsyncpgWakeups(registrar.log), PoolMeter(registrar)
 
         async def open_store() -> Store:
             database = await open_database(dsn, migrator, settings)
             wakeups.connect = database.open_beside
             database.told = lambda: wakeups.ring(OUTBOX)
+            meter.watch(database.pool)
             return database
 
         self._settings = settings
@@ -89,6 +92,36 @@ class DataPlugin:
         """Close the pool."""
         if self._operations is not None:
             await self._operations.stop()
+
+
+GAUGES: Final[Mapping[str, tuple[str, str]]] = {
+    "pool_size": ("size", "Connections that the pools of all workers may have."),
+    "pool_open": ("open", "Connections that are open, or being opened or closed."),
+    "pool_in_use": ("lent", "Connections with a transaction on them."),
+    "pool_waiting": ("waiting", "Calls that wait for a connection."),
+}
+
+
+class PoolMeter:
+    """Shows how the pool of this process is."""
+
+    def __init__(self, registrar: Registrar) -> None:
+        self._pool: Pool | None = None
+        self._waits = registrar.counter("pool_waits", "Times that a call waited for a connection.")
+        self._seconds = registrar.counter("pool_wait_seconds", "Seconds that calls waited for a connection.")
+        for name, (figure, text) in GAUGES.items():
+            registrar.gauge(name, text, (), partial(self._read, figure))
+
+    def watch(self, pool: Pool) -> None:
+        """Show this one from now on."""
+        self._pool, pool.waited = pool, self._waited
+
+    def _waited(self, seconds: float) -> None:
+        self._waits.add()
+        self._seconds.add(seconds)
+
+    def _read(self, figure: str) -> dict[tuple[str, ...], float]:
+        return {(): self._pool.figures()[figure]} if self._pool is not None else {}
 
 
 async def open_database(dsn: str, migrator: AsyncpgMigrator, settings: Settings) -> AsyncpgDatabase:

@@ -239,7 +239,7 @@ def print_version(*, as_json: bool) -> None:
     """`pk version`."""
     import platform  # noqa: PLC0415 - only here
 
-    from host.description import kernel_version  # noqa: PLC0415 - only here
+    from host.version import kernel_version  # noqa: PLC0415 - only here
     from plugin_api import API_VERSION  # noqa: PLC0415 - only here
 
     found = {"version": kernel_version(), "plugin_api": API_VERSION, "python": platform.python_version()}

@@ -100,6 +100,7 @@ def _document(data_dir: Path, answer: Mapping[str, Any] | None, checks: Sequence
         "profile": known.get("profile"),
         "processes": known.get("processes"),
         "plugins": known.get("plugins", []),
+        "vitals": known.get("vitals"),
         "checks": checks,
     }
 

@@ -7,6 +7,7 @@ set travels from the parent to its workers, so no secret ever stands in a messag
 
 from host.settings.conversion import MASK, Problem, masked
 from host.settings.host_section import SECTION, HostSettings
+from host.settings.observe_section import OBSERVE, ObserveSettings
 from host.settings.reading import (
     ANY_SECTION,
     LoadedSettings,
@@ -24,9 +25,11 @@ __all__ = [
     "DEFAULT",
     "FILE_NAME",
     "MASK",
+    "OBSERVE",
     "SECTION",
     "HostSettings",
     "LoadedSettings",
+    "ObserveSettings",
     "Problem",
     "SettingEntry",
     "SettingsInvalid",

@@ -24,8 +24,8 @@ class Reaction:
     """Which of the consumer's readers this is, among all processes."""
     types: frozenset[str]
     """Full types."""
-    open: Callable[[UUID, str, float], AbstractAsyncContextManager[Call]]
-    """(tenant, reason, seconds) -> a call of the plugin itself."""
+    open: Callable[[UUID, str, float, str], AbstractAsyncContextManager[Call]]
+    """(tenant, reason, seconds, traceparent of the event) -> a call of the plugin itself, in the trace of the event."""
     handle: Callable[[Call, EventEnvelope], Awaitable[None]]
 
 

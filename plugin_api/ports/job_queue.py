@@ -95,8 +95,8 @@ class Worker:
     """How many jobs it does at once."""
     limit_s: float
     """Seconds that one attempt may take."""
-    open: Callable[[UUID | None, str, float], AbstractAsyncContextManager[Call]]
-    """(tenant, reason, seconds) -> a call of the plugin itself."""
+    open: Callable[[UUID | None, str, float, str], AbstractAsyncContextManager[Call]]
+    """(tenant, reason, seconds, traceparent of the job) -> a call of the plugin itself, in the trace of whoever put the job."""
     handle: Callable[[Call, RunningJob], Awaitable[None]]
 
 

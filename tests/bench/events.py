@@ -225,7 +225,7 @@ async def latency() -> Figure:
     async with bench("data", "eventbus") as made:
         reaction = Reaction(
             "bench.notes.hear", "0", frozenset(["bench.notes.note.changed.v1"]),
-            lambda tenant, reason, seconds: made.calls.open(tenant, reason, deadline_s=seconds), hear,
+            made.calls.continued, hear,
         )  # fmt: skip
         await made.kernel.require(EVENT_LOG).join(reaction.consumer, reaction.types)
         reading = asyncio.create_task(made.kernel.require(EVENT_LOG).consume(reaction))

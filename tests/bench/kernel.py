@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,8 @@ READY_S = 60.0
 class Kernel:
     """A kernel in a folder of its own; `async with` starts and stops it."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
         self.folder = folder or Path(tempfile.mkdtemp(prefix="pk-bench-"))
         self.data = self.folder / "data"
         self.token = ""
@@ -31,7 +33,7 @@ class Kernel:
 
     async def __aenter__(self) -> Self:
         begun = time.monotonic()
-        environment = {**os.environ, "PYTHONPATH": str(SITE)}
+        environment = {**os.environ, "PYTHONPATH": str(SITE), **self._environment}
         ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
         self._log = (self.folder / "log").open("ab")
         self._process = await asyncio.create_subprocess_exec(

@@ -141,6 +141,13 @@ async def start() -> list[Figure]:
     return await first_and_warm()
 
 
+async def observe() -> list[Figure]:
+    """What being watched costs."""
+    from observe import watched
+
+    return [await watched()]
+
+
 async def plugin_install() -> list[Figure]:
     """How long an operator waits for a plugin."""
     from plugins import install
@@ -196,6 +203,7 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "inprocess": inprocess,
     "transaction": transaction,
     "start": start,
+    "observe": observe,
     "plugin_install": plugin_install,
     "plugin_swap_bytes": plugin_swap_bytes,
     "plugin_storm": plugin_storm,

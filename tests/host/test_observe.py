@@ -208,3 +208,59 @@ def test_a_later_version_may_have_other_labels() -> None:
     metrics.drop("acme.crm@1")
 
     assert samples(metrics, "pk_y") == {("a",): 2}
+
+
+def test_a_histogram_of_the_host_is_shown_whole() -> None:
+    metrics = Metrics()
+    lag = metrics.histogram("pk_lag_seconds", "Lag.")
+    for seconds in (0.0005, 0.02, 20.0):
+        lag.observe(seconds)
+
+    [family] = [one for one in metrics.families() if one["name"] == "pk_lag_seconds"]
+    shown = {(s["name"], s["labels"].get("le")): s["value"] for s in family["samples"]}
+
+    assert metrics.histogram("pk_lag_seconds", "Lag.") is lag
+    assert "histogram" == family["type"]
+    assert (1, 2, 2, 3) == tuple(shown["pk_lag_seconds_bucket", le] for le in ("0.001", "0.025", "10.0", "+Inf"))
+    assert (3, 20.0205) == (shown["pk_lag_seconds_count", None], shown["pk_lag_seconds_sum", None])
+
+
+def test_a_counter_without_labels_is_there_before_it_counts() -> None:
+    metrics = Metrics()
+    metrics.counter("pk_x_total", "X.", ())
+    metrics.counter("pk_y_total", "Y.", ("why",))
+
+    samples = {one["name"]: one["samples"] for one in metrics.families()}
+
+    assert ([0.0], []) == ([one["value"] for one in samples["pk_x_total"]], samples["pk_y_total"])
+
+
+def test_requests_of_too_many_routes_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "REQUEST_SERIES_MAX", 3)
+    metrics = Metrics()
+    for number in range(10):
+        metrics.request("rest", f"a.o{number}", f"/r{number}", 200, 0.1)
+
+    [total] = [one for one in metrics.families() if one["name"] == "pk_requests_total"]
+
+    assert 4 == len(total["samples"]) and 10 == sum(one["value"] for one in total["samples"])
+    assert {"door": "rest", "operation": "other", "route": "other", "status": "200"} in [
+        s["labels"] for s in total["samples"]
+    ]
+
+
+def test_a_secret_is_masked_wherever_it_stands_in_a_line() -> None:
+    secret = Secret("hunter2-hunter2")
+    nested = {"deep": [{"er": (secret, {"x": secret})}], "said": f"it is {secret}", "shown": repr(secret)}
+
+    def write(sink: LogSink) -> None:
+        log = PluginLog("acme.crm", sink)
+        log.info("connected", password=secret, options=nested, failure=ValueError(secret))
+        try:
+            raise ValueError(secret)
+        except ValueError:
+            log.error("failed")
+
+    text = json.dumps(written(write))
+
+    assert "hunter2" not in text and text.count("**********") >= 5

@@ -96,6 +96,10 @@ class ValkeyStore:
         self._closed = True
         await self._drop(self._idle)
 
+    def figures(self) -> dict[str, int]:
+        """How the pool is, for metrics."""
+        return {"size": self._size, "in_use": self._in_use, "waiting": self._waiting}
+
     # ---------------------------------------------------------------------------------------- one call
 
     async def _bounded(self, part: str, words: Sequence[Word], timeout_s: float, *, always: bool = False) -> object:

@@ -82,7 +82,7 @@ class AsyncpgDatabase:
     """The port `Database` over a pool of asyncpg connections that log in as `pk_app`."""
 
     def __init__(self, pool: Pool, signer: ContextSigner, *, statements_max: int) -> None:
-        self._pool = pool
+        self._pool = self.pool = pool
         self._signer = signer
         self.statements_max = statements_max
         self._places: dict[tuple[str, int], _Place] = {}

@@ -97,6 +97,8 @@ class Pool:
         """Connections that are open, being opened or being buried."""
         self._epoch = 0
         self._closed = False
+        self.waited: Callable[[float], None] = _nobody
+        """Called with the seconds that somebody has waited for a connection, in vain or not."""
         self._burials: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -223,6 +225,7 @@ class Pool:
             raise StoreUnavailable(f"{WAITERS_MAX} calls wait for a database connection already; try again")
         waiter: asyncio.Future[Link | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
                 return await waiter
@@ -232,6 +235,8 @@ class Pool:
                 text = f"all {self._size} database connections stayed busy until the deadline; try again"
                 raise StoreUnavailable(text) from error
             raise
+        finally:
+            self.waited(time.monotonic() - begun)
 
     def _give_back(self, waiter: asyncio.Future[Link | None]) -> None:
         """Hand on what was given to someone who no longer waits for it."""
@@ -275,3 +280,7 @@ class Pool:
                     await link.connection.close()
         finally:
             self._throw_away(link)
+
+
+def _nobody(seconds: float) -> None:
+    """Nobody counts."""

@@ -45,6 +45,8 @@ class Taken(Struct, frozen=True):
     epoch: int
     left_behind: bool
     """A worker had ended in the middle of it."""
+    traceparent: str = ""
+    """Whose trace it continues; empty for one that a schedule put."""
 
 
 class DeadJob(Struct, frozen=True):
@@ -66,6 +68,7 @@ def taken(row: Row) -> Taken:
         row["attempt"],
         row["epoch"],
         row["left_behind"],
+        row["traceparent"],
     )
 
 

@@ -73,7 +73,8 @@ class Handler:
     async def _handle(self, event: Logged, epoch: int) -> bool:
         """Handle and commit; False when it had had its effect before."""
         reaction, limit_s = self._reaction, self._parts.settings.handler_s
-        async with reaction.open(event.tenant_id, f"react {reaction.consumer}", limit_s) as call:
+        traceparent = event.envelope.traceparent
+        async with reaction.open(event.tenant_id, f"react {reaction.consumer}", limit_s, traceparent) as call:
             tx = await call.tx()
             lease = lease_of(reaction.consumer, event.partition)
             state = await storage.enter_inbox(tx, reaction.consumer, event.envelope.id, lease, epoch)
@@ -93,8 +94,8 @@ class Handler:
     async def examine(self, event: Logged, epoch: int) -> tuple[bool, str | None]:
         """Look at an event of a partition whose reader vanished: whether it was done then; if not, note that it begins now,
         and tell why it is to be parked untried when workers have ended at it before."""
-        reaction = self._reaction
-        async with reaction.open(event.tenant_id, f"react {reaction.consumer}", self._parts.settings.handler_s) as call:
+        reaction, limit_s, traceparent = self._reaction, self._parts.settings.handler_s, event.envelope.traceparent
+        async with reaction.open(event.tenant_id, f"examine {reaction.consumer}", limit_s, traceparent) as call:
             if await storage.has_handled(await call.tx(), reaction.consumer, event.envelope.id):
                 return True, None
         async with self._parts.tx("suspect an event") as tx:

@@ -82,6 +82,4 @@ def _encoded(job: Job) -> str:
 
 def _origin(call: Call) -> tuple[str, str]:
     """On whose behalf: actor and trace."""
-    trace = call.trace
-    told = f"00-{trace.trace_id}-{trace.parent_id}-{'01' if trace.sampled else '00'}" if trace is not None else ""
-    return str(call.actor), told
+    return str(call.actor), call.trace.traceparent if call.trace is not None else ""

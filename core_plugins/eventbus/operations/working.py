@@ -202,7 +202,8 @@ class JobWorker:
 
     async def _handle(self, doing: Doing) -> None:
         job, worker = doing.job, self._worker
-        async with worker.open(job.tenant_id, f"job {job.queue}", worker.limit_s + FINISH_S) as call:
+        limit_s = worker.limit_s + FINISH_S
+        async with worker.open(job.tenant_id, f"job {job.queue}", limit_s, job.traceparent) as call:
             limit = asyncio.timeout(worker.limit_s)
             try:
                 async with limit:

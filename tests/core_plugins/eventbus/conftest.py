@@ -96,7 +96,7 @@ class Bus:
             f"acme.notes.{name}",
             member,
             frozenset([ADDED]),
-            lambda tenant_id, reason, seconds: self.calls.open(tenant_id, reason, deadline_s=seconds),
+            self.calls.continued,
             handle,
         )
 

@@ -142,7 +142,7 @@ async def test_a_job_without_a_tenant_is_done_and_tried_again(work) -> None:
         work.parts,
         Worker(
             "x_acme_notes", "acme.notes.import", "0", 5, 10.0,
-            lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds), handle,
+            calls.continued, handle,
         ),
     )  # fmt: skip
     await work.run(worker)

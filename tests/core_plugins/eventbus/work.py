@@ -105,7 +105,7 @@ class Work:
         """A handler, as the host hands it over."""
         return Worker(
             "x_acme_notes", QUEUE, "0", prefetch, limit_s,
-            lambda tenant_id, reason, seconds: self.bus.calls.open(tenant_id, reason, deadline_s=seconds), handle,
+            self.bus.calls.continued, handle,
         )  # fmt: skip
 
     def schedule(self, cron: str, *, member: str = "0", **given: Any) -> Schedule:

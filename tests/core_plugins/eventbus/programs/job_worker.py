@@ -45,7 +45,7 @@ async def main(dsn: str, folder: Path, member: str, hangs: bool) -> None:
 
     worker = Worker(
         "x_acme_notes", "acme.notes.import", member, 5, 30.0,
-        lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds), handle,
+        calls.continued, handle,
     )  # fmt: skip
     print("ready", flush=True)
     await kernel.require(JOB_QUEUE).work(worker)

@@ -48,7 +48,7 @@ async def main(dsn: str, folder: Path, member: str) -> None:
         "acme.notes.record",
         member,
         frozenset(["acme.notes.note.added.v1"]),
-        lambda tenant_id, reason, seconds: calls.open(tenant_id, reason, deadline_s=seconds),
+        calls.continued,
         record,
     )
     print("ready", flush=True)
