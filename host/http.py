@@ -273,7 +273,8 @@ class RestDoor:
             headers += (("ETag", f'"{version}"'),)
             if registered.status == 201 and not any(name == "Location" for name, _ in headers):
                 headers += (("Location", f"{incoming.path.rstrip('/')}/{identifier}"),)
-        return Outgoing(registered.status, registered.encode(answer), headers=headers)
+        kept = call.stored_answer if call is not None else None
+        return Outgoing(registered.status, registered.encode(answer) if kept is None else kept, headers=headers)
 
     # ---------------------------------------------------------------------------------- errors
 

@@ -88,6 +88,13 @@ async def settle(call: Call) -> None:
     finally:
         for callback in call.after or ():
             callback()
+        _tell_end(call)
+
+
+def _tell_end(call: Call) -> None:
+    for callback in call.endings or ():
+        callback()
+    call.endings = None
 
 
 def _in_transaction(run: Run) -> Run:
@@ -97,8 +104,10 @@ def _in_transaction(run: Run) -> Run:
         try:
             answer = await run(call, request)
         except BaseException:
-            if call.transaction is not None:
-                await call.transaction.rollback()
+            try:
+                await call.roll_back()
+            finally:
+                _tell_end(call)
             raise
         await settle(call)
         return answer
@@ -106,12 +115,15 @@ def _in_transaction(run: Run) -> Run:
     return transacted
 
 
-def _with_idempotency(run: Run, idempotency: Any) -> Run:
+def _with_idempotency(run: Run, idempotency: Any, *, is_required: bool) -> Run:
     if idempotency is None:
         return run
 
-    async def once(call: Call, request: Any) -> Any:
-        return await idempotency(call, request, partial(run, call, request))
+    def once(call: Call, request: Any) -> Awaitable[Any]:
+        if call.idempotency_key is None and not is_required:
+            return run(call, request)
+        rest: Awaitable[Any] = idempotency(call, request, partial(run, call, request))
+        return rest
 
     return once
 
@@ -126,12 +138,15 @@ def _with_guard(run: Run, guard: Any) -> Run:
     return guarded
 
 
-def compose(registered: RegisteredOperation, table: Table, recorders: Sequence[Recorder]) -> Run:
-    """`guard(transaction(idempotency -> run -> record))` of one operation."""
+def compose(
+    registered: RegisteredOperation, table: Table, recorders: Sequence[Recorder], *, is_inner: bool = False
+) -> Run:
+    """`guard(transaction(idempotency -> run -> record))` of one operation; a call of another plugin carries no key."""
     bound, slots = registered.bound, table.slots
     inside = with_done(registered.function, recorders)
-    inside = _with_idempotency(inside, slots.idempotency(bound) if slots.idempotency else None)
-
+    if slots.idempotency is not None and not is_inner:
+        is_required = bound.spec.idempotency == "required"
+        inside = _with_idempotency(inside, slots.idempotency(bound), is_required=is_required)
     return _with_guard(_in_transaction(inside), slots.guard(bound) if slots.guard else None)
 
 
@@ -321,7 +336,7 @@ def compile_inner(registered: RegisteredOperation, table: Table, runtime: CallRu
     """Make the function that another plugin's call goes through: same checks, its own transaction, no limits."""
     bound = registered.bound
     recorders = recorders_of(bound, table)
-    run, refused = compose(registered, table, recorders), compile_refused(bound, recorders)
+    run, refused = compose(registered, table, recorders, is_inner=True), compile_refused(bound, recorders)
     generation = table.generations[bound.plugin_id]
     revalidate = _revalidator(registered.request_type)
 
