@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Literal, cast
 
+from core_plugins.gateway.settings import BreakerMode
 from plugin_api.ports.database import Row, Transaction, Tx
 
 Outcome = Literal["new", "done", "other", "busy"]
@@ -36,6 +37,17 @@ async def sweep(tx: Tx, most: int) -> int:
 async def erase(tx: Tx, most: int) -> int:
     """Forget answers of the transaction's tenant; how many went."""
     return _count(await tx.fetch_one("select pk.erase_answers($1) as gone", most))
+
+
+async def set_breaker_mode(tx: Tx, service: str, mode: str) -> None:
+    """Set what the breaker of a service does."""
+    await tx.execute("select set_breaker_mode($1, $2)", service, mode)
+
+
+async def breaker_modes(tx: Tx) -> dict[str, BreakerMode]:
+    """What operators have set, by service."""
+    rows = await tx.fetch("select service, mode from list_breaker_modes()")
+    return {row["service"]: row["mode"] for row in rows}
 
 
 def _count(row: Row | None) -> int:

@@ -22,8 +22,9 @@ from core_plugins.gateway.model.keys import (
     scope_of,
     split,
 )
+from core_plugins.gateway.model.refusals import REPLAYED, mark_excluded
 from plugin_api.call import Call
-from plugin_api.errors import Conflict, InvalidRequest, KernelBug, Unreadable
+from plugin_api.errors import Conflict, InvalidRequest, KernelBug, KernelError, Unreadable
 from plugin_api.ids import uuid7
 from plugin_api.pipeline import AnswerForm, BoundOperation, Idempotency
 from plugin_api.ports.database import Tx
@@ -67,10 +68,11 @@ class KeyedCalls:
 
     async def _once(self, operation: str, form: AnswerForm, call: Call, request: Any, rest: Rest) -> Any:
         if call.idempotency_key is None:
-            raise Unreadable(
+            raise _refusal(
+                Unreadable,
                 "this operation needs the header Idempotency-Key; send a new UUID for each new request, and the same one "
                 "when you repeat it",
-                code="idempotency_key_required",
+                "idempotency_key_required",
             )
         tenant_id, key = call.tenant_id, read_key(call.idempotency_key)
         scope = await self._secrets.fingerprint(tenant_id, "key", scope_of(str(call.actor), operation, key))
@@ -136,7 +138,7 @@ class KeyedCalls:
         call.stored_answer = kept.body
         for name, value in kept.headers:
             call.add_response_header(name, value)
-        call.add_response_header("Idempotency-Replayed", "true")
+        call.add_response_header(*REPLAYED)
         return form.decode(kept.body)
 
 
@@ -151,9 +153,10 @@ async def _claim(call: Call, scope: bytes, asked: bytes) -> bytes | None:
     while True:
         outcome, stored = await storage.claim_key(await call.tx(), scope, asked)
         if outcome == "other":
-            raise InvalidRequest(
+            raise _refusal(
+                InvalidRequest,
                 "this Idempotency-Key was used for another request; send a new key with each new request",
-                code="idempotency_key_reused",
+                "idempotency_key_reused",
             )
         if outcome != "busy":
             return stored if outcome == "done" else None
@@ -166,11 +169,20 @@ def _time_left(call: Call) -> float:
     left = call.deadline - time.monotonic() - SPARE_S
     if left > 0:
         return left
-    raise Conflict(
+    error = _refusal(
+        Conflict,
         "the first request with this Idempotency-Key is still under way; repeat it to get its answer",
-        code="idempotency_in_progress",
-        retry_after_s=1,
+        "idempotency_in_progress",
     )
+    error.retry_after_s = 1
+    raise error
+
+
+def _refusal(kind: type[KernelError], detail: str, code: str) -> KernelError:
+    """An error that says nothing about the operation, which was not asked."""
+    error = kind(detail, code=code)
+    mark_excluded(error)
+    return error
 
 
 def _settle(ending: asyncio.Future[None] | None) -> None:
