@@ -184,6 +184,7 @@ class RestDoor:
             if not compiled.registered.bound.spec.stream:
                 _check_accept(incoming)
             incoming.compiled, incoming.values = compiled, match.values
+            incoming.refuse_large(compiled.registered)
         return compiled
 
     def _page(self, incoming: Incoming, page: Page) -> Outgoing:

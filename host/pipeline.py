@@ -34,6 +34,14 @@ _VERSION_NEEDED = 'a change needs the version that you have read: send If-Match 
 _CREDENTIALS_NEEDED = "credentials are missing; send Authorization: Bearer with an access token or an API key"
 
 
+@dataclass(eq=False)
+class Load:
+    """What this process is doing."""
+
+    calls: int = 0
+    """Calls under way that came through a door."""
+
+
 class Inbound(Protocol):
     """What a door knows about one request."""
 
@@ -185,7 +193,12 @@ def refuse(permission: str, call_or_actor: object) -> NotAllowed:
 
 
 def compile_invoke(
-    registered: RegisteredOperation, table: Table, runtime: CallRuntime, checks: Checks, deadline_s: float
+    registered: RegisteredOperation,
+    table: Table,
+    runtime: CallRuntime,
+    checks: Checks,
+    deadline_s: float,
+    load: Load,
 ) -> Callable[[Inbound], Awaitable[Any]]:
     """Make the function that a door calls for one operation."""
     identify = _identify(registered, table, checks)
@@ -208,12 +221,15 @@ def compile_invoke(
         expiry = inbound.expiry
         deadline = expiry.start(seconds)
         generation.in_flight += 1
+        load.calls += 1
         try:
             call = identify(inbound, runtime, deadline)
             if not isinstance(call, Call):
                 call = await call
             for step in before:
-                await step(call)
+                waiting = step(call)
+                if waiting is not None:
+                    await waiting
             request = inbound.request()
             if isinstance(request, CoroutineType):
                 request = await request
@@ -231,6 +247,7 @@ def compile_invoke(
             raise as_kernel_error(error) from error  # past here it would end the process
         finally:
             expiry.stop()
+            load.calls -= 1
             generation.leave()
 
     return invoke

@@ -135,7 +135,7 @@ class Startup:
         if settings.problems:
             raise StartFailed(SettingsInvalid(settings.problems).detail)
         host: HostSettings = settings.section("host")
-        self._kernel.deadline_s, self._kernel.body_bytes_max = host.deadline_s, host.body_bytes_max
+        self._kernel.deadline_s = host.deadline_s
         return settings
 
     def _load(self, found: Found) -> object:

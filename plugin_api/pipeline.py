@@ -102,8 +102,8 @@ class PermissionRegistry(Protocol):
 
 Admit = Callable[[BoundOperation, str, int], None]
 """(operation, address, body bytes); raises LimitReached, Unavailable or PayloadTooLarge."""
-PerCall = Callable[[Call], Awaitable[None]]
-"""(call), before the request is read; raises a KernelError to stop the call."""
+PerCall = Callable[[Call], Awaitable[None] | None]
+"""(call), before the request is read; raises a KernelError to stop the call. What need not wait answers None."""
 Guard = Callable[[Call, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs the rest, or refuses: breakers, retry."""
 Idempotency = Callable[[Call, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -130,6 +130,13 @@ class Recorder(Protocol):
         ...
 
 
+class Load(Protocol):
+    """What this process is doing."""
+
+    calls: int
+    """Calls under way that came through a door."""
+
+
 class PipelineSlots(Protocol):
     """Given to `pk_pipeline`; each method fills one slot with something that belongs to this generation.
 
@@ -138,6 +145,11 @@ class PipelineSlots(Protocol):
     """
 
     permissions: PermissionRegistry
+    load: Load
+
+    def body_bytes_max(self, most: int) -> None:
+        """Bound the bodies that doors read; a streamed route states its own."""
+        ...
 
     def admit(self, make: Callable[[BoundOperation], Admit | None]) -> None:
         """Bound size, address rate and requests in flight before any cryptography."""
