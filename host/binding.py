@@ -138,7 +138,7 @@ class _Binding:
         if found or not self._checker.is_valid(fields):
             raise self._refusal(fields, found)
         if self._has_bytes:
-            fields = _with_bytes(self._plan.schema, self._plan.definitions, fields)
+            fields = with_bytes(self._plan.schema, self._plan.definitions, fields)
         try:
             return msgspec.convert(fields, self._plan.type, str_keys=True)
         except msgspec.ValidationError:
@@ -335,7 +335,7 @@ def _whole_numbers(value: Any) -> Any:
             return value
 
 
-def _with_bytes(schema: Any, definitions: dict[str, Schema], value: Any) -> Any:
+def with_bytes(schema: Any, definitions: dict[str, Schema], value: Any) -> Any:
     """Every base64url text where the schema has one, as the bytes that it stands for."""
     for node in _flat(schema, definitions) if isinstance(schema, dict) else ():
         if isinstance(value, str) and node.get("contentEncoding") == "base64url":
@@ -343,11 +343,11 @@ def _with_bytes(schema: Any, definitions: dict[str, Schema], value: Any) -> Any:
         if isinstance(value, dict) and node.get("type") == "object":
             properties, others = node.get("properties", {}), node.get("additionalProperties", {})
             return {
-                name: _with_bytes(properties.get(name, others), definitions, entry) for name, entry in value.items()
+                name: with_bytes(properties.get(name, others), definitions, entry) for name, entry in value.items()
             }
         if isinstance(value, list) and node.get("type") == "array":
             first, rest = node.get("prefixItems", []), node.get("items", {})
             return [
-                _with_bytes(first[i] if i < len(first) else rest, definitions, entry) for i, entry in enumerate(value)
+                with_bytes(first[i] if i < len(first) else rest, definitions, entry) for i, entry in enumerate(value)
             ]
     return value

@@ -118,6 +118,7 @@ class SlotFillers:
     guard: Callable[[BoundOperation], Any] | None = None
     idempotency: Callable[[BoundOperation], Any] | None = None
     record: Callable[[BoundOperation], Any] | None = None
+    body_bytes_max: int | None = None
 
     def filled(self) -> list[str]:
         """Names of the slots that are filled."""

@@ -202,6 +202,7 @@ class RestDoor:
             if not compiled.registered.bound.spec.stream:
                 _check_accept(incoming)
             incoming.compiled, incoming.values = compiled, match.values
+            incoming.refuse_large(compiled.registered)
         return compiled
 
     def _page(self, incoming: Incoming, page: Page) -> Outgoing:
@@ -291,7 +292,8 @@ class RestDoor:
             headers += (("ETag", f'"{version}"'),)
             if registered.status == 201 and not any(name == "Location" for name, _ in headers):
                 headers += (("Location", f"{incoming.path.rstrip('/')}/{identifier}"),)
-        return Outgoing(registered.status, registered.encode(answer), headers=headers)
+        kept = call.stored_answer if call is not None else None
+        return Outgoing(registered.status, registered.encode(answer) if kept is None else kept, headers=headers)
 
     # ---------------------------------------------------------------------------------- errors
 

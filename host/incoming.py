@@ -15,6 +15,7 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 
+from host.generations import RegisteredOperation
 from host.pipeline import CompiledOperation
 from host.request_plan import OCTETS, Octets
 from host.streaming import BodyTransfer
@@ -113,6 +114,15 @@ class Incoming:
         self.declared_bytes = int(length) if length and length.isdigit() else 0
         if doubled:
             raise Unreadable(f"the header {doubled} stands twice; send it once", code="bad_header")
+
+    def refuse_large(self, registered: RegisteredOperation) -> None:
+        """Refuse a body that says itself that it is too large, before anybody looks at who sends it.
+
+        Raises:
+            PayloadTooLarge: the operation takes less.
+        """
+        if self.declared_bytes > self.body_limit and registered.takes_body and registered.octets is None:
+            raise _too_large(self.body_limit)
 
     def _collect(self) -> str:
         doubled, fields = "", self.fields

@@ -16,6 +16,7 @@ from host.description import Description, summary_of
 from host.generations import Generation, Table
 from host.hooks import HookFailed, HookTable
 from host.observe import Metrics, PluginLog, sink
+from host.pipeline import Load
 from host.runtime import CursorSeal, GenerationRuntime
 from host.services import ServiceProxy
 from host.table import build_table, empty_table
@@ -73,12 +74,17 @@ class Kernel:
         """None when no spans are made; read when an operation is compiled."""
         self.is_ready = False
         self.deadline_s = DEADLINE_S
-        self.body_bytes_max = BODY_BYTES_MAX
+        self.load = Load()
         self.description = Description(self)
         self.log = PluginLog("host")
         self._proxies: dict[str, ServiceProxy] = {}
         self._runtimes: dict[str, GenerationRuntime] = {}
         self._numbers: dict[str, int] = {}
+
+    @property
+    def body_bytes_max(self) -> int:
+        """Bytes of a body that doors read at most."""
+        return self.table.slots.body_bytes_max or BODY_BYTES_MAX
 
     # ------------------------------------------------------------------------------------- table
 

@@ -286,12 +286,17 @@ class StagedSlots:
         self._kernel = kernel
         self._generation = generation
         self.permissions = RegisteredPermissions(kernel, generation)
+        self.load = kernel.load
 
     def _fill(self, slot: str, value: Any, *, shared: bool = False) -> None:
         for other in self._kernel.table.generations.values():
             if not shared and other.plugin_id != self._generation.plugin_id and getattr(other.slots, slot) is not None:
                 raise ManifestError(f"{self._generation.plugin_id}: the slot {slot} is held by {other.plugin_id}")
         setattr(self._generation.slots, slot, value)
+
+    def body_bytes_max(self, most: int) -> None:
+        """Bound the bodies that doors read."""
+        self._fill("body_bytes_max", most)
 
     def admit(self, make: Callable[[BoundOperation], Any]) -> None:
         """Fill `admit`."""

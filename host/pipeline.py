@@ -35,6 +35,14 @@ _VERSION_NEEDED = 'a change needs the version that you have read: send If-Match 
 _CREDENTIALS_NEEDED = "credentials are missing; send Authorization: Bearer with an access token or an API key"
 
 
+@dataclass(eq=False)
+class Load:
+    """What this process is doing."""
+
+    calls: int = 0
+    """Calls under way that came through a door."""
+
+
 class Inbound(Protocol):
     """What a door knows about one request."""
 
@@ -89,6 +97,13 @@ async def settle(call: Call) -> None:
     finally:
         for callback in call.after or ():
             callback()
+        _tell_end(call)
+
+
+def _tell_end(call: Call) -> None:
+    for callback in call.endings or ():
+        callback()
+    call.endings = None
 
 
 def _in_transaction(run: Run) -> Run:
@@ -98,8 +113,10 @@ def _in_transaction(run: Run) -> Run:
         try:
             answer = await run(call, request)
         except BaseException:
-            if call.transaction is not None:
-                await call.transaction.rollback()
+            try:
+                await call.roll_back()
+            finally:
+                _tell_end(call)
             raise
         await settle(call)
         return answer
@@ -107,12 +124,15 @@ def _in_transaction(run: Run) -> Run:
     return transacted
 
 
-def _with_idempotency(run: Run, idempotency: Any) -> Run:
+def _with_idempotency(run: Run, idempotency: Any, *, is_required: bool) -> Run:
     if idempotency is None:
         return run
 
-    async def once(call: Call, request: Any) -> Any:
-        return await idempotency(call, request, partial(run, call, request))
+    def once(call: Call, request: Any) -> Awaitable[Any]:
+        if call.idempotency_key is None and not is_required:
+            return run(call, request)
+        rest: Awaitable[Any] = idempotency(call, request, partial(run, call, request))
+        return rest
 
     return once
 
@@ -127,12 +147,15 @@ def _with_guard(run: Run, guard: Any) -> Run:
     return guarded
 
 
-def compose(registered: RegisteredOperation, table: Table, recorders: Sequence[Recorder]) -> Run:
-    """`guard(transaction(idempotency -> run -> record))` of one operation."""
+def compose(
+    registered: RegisteredOperation, table: Table, recorders: Sequence[Recorder], *, is_inner: bool = False
+) -> Run:
+    """`guard(transaction(idempotency -> run -> record))` of one operation; a call of another plugin carries no key."""
     bound, slots = registered.bound, table.slots
     inside = with_done(registered.function, recorders)
-    inside = _with_idempotency(inside, slots.idempotency(bound) if slots.idempotency else None)
-
+    if slots.idempotency is not None and not is_inner:
+        is_required = bound.spec.idempotency == "required"
+        inside = _with_idempotency(inside, slots.idempotency(bound), is_required=is_required)
     return _with_guard(_in_transaction(inside), slots.guard(bound) if slots.guard else None)
 
 
@@ -171,7 +194,12 @@ def refuse(permission: str, call_or_actor: object) -> NotAllowed:
 
 
 def compile_invoke(
-    registered: RegisteredOperation, table: Table, runtime: CallRuntime, checks: Checks, deadline_s: float
+    registered: RegisteredOperation,
+    table: Table,
+    runtime: CallRuntime,
+    checks: Checks,
+    deadline_s: float,
+    load: Load,
 ) -> Callable[[Inbound], Awaitable[Any]]:
     """Make the function that a door calls for one operation."""
     identify = _identify(registered, table, checks)
@@ -194,12 +222,15 @@ def compile_invoke(
         expiry = inbound.expiry
         deadline = expiry.start(seconds)
         generation.in_flight += 1
+        load.calls += 1
         try:
             call = identify(inbound, runtime, deadline)
             if not isinstance(call, Call):
                 call = await call
             for step in before:
-                await step(call)
+                waiting = step(call)
+                if waiting is not None:
+                    await waiting
             request = inbound.request()
             if isinstance(request, CoroutineType):
                 request = await request
@@ -217,6 +248,7 @@ def compile_invoke(
             raise as_kernel_error(error) from error  # past here it would end the process
         finally:
             expiry.stop()
+            load.calls -= 1
             generation.leave()
 
     return invoke
@@ -324,7 +356,7 @@ def compile_inner(
     """Make the function that another plugin's call goes through: same checks, its own transaction, no limits."""
     bound = registered.bound
     recorders = recorders_of(bound, table)
-    run, refused = compose(registered, table, recorders), compile_refused(bound, recorders)
+    run, refused = compose(registered, table, recorders, is_inner=True), compile_refused(bound, recorders)
     run = with_span(run, tracing, bound)
     generation = table.generations[bound.plugin_id]
     revalidate = _revalidator(registered.request_type)

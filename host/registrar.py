@@ -26,11 +26,12 @@ from host.observe import CounterFamily, PluginLog, Read
 from host.request_plan import octets_of
 from host.runtime import GenerationRuntime, PluginCalls
 from host.services import PluginServices, capability_of
+from host.stored_answers import compile_decoder
 from plugin_api.call import Call
 from plugin_api.limits import OPERATIONS_PER_PLUGIN_MAX, TASKS_PER_PLUGIN_MAX
 from plugin_api.manifest import ManifestError
 from plugin_api.operation import JOB_ATTRIBUTE, OPERATION_ATTRIBUTE, REACTION_ATTRIBUTE, OperationSpec
-from plugin_api.pipeline import BoundOperation
+from plugin_api.pipeline import AnswerForm, BoundOperation
 from plugin_api.ports.event_log import EVENT_LOG
 from plugin_api.ports.job_queue import RunningJob
 from plugin_api.services import ServiceKey
@@ -99,9 +100,10 @@ class HostRegistrar:
                 f'list; add "{spec.permission}" under [permissions]'
             )
         permission = full_permission(area, spec.permission, operator=spec.operator) if spec.permission else None
-        bound = BoundOperation(
-            f"{area}.{name}", self.plugin_id, area, spec, spec.method, self._path(name, spec), permission
-        )
+        encode = compile_encoder(answer_type)
+        answer = None if spec.stream else AnswerForm(encode, compile_decoder(answer_type))
+        path = self._path(name, spec)
+        bound = BoundOperation(f"{area}.{name}", self.plugin_id, area, spec, spec.method, path, permission, answer)
         takes_body = spec.method not in ("GET", "DELETE") and not spec.stream
         return RegisteredOperation(
             bound,
@@ -110,7 +112,7 @@ class HostRegistrar:
             answer_type,
             inspect.getdoc(method) or "",
             compile_binding(request_type, placeholders=spec.placeholders, takes_body=takes_body),
-            compile_encoder(answer_type),
+            encode,
             octets_of(request_type),
         )
 

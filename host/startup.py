@@ -136,7 +136,7 @@ class Startup:
         if settings.problems:
             raise StartFailed(SettingsInvalid(settings.problems).detail)
         host: HostSettings = settings.section("host")
-        self._kernel.deadline_s, self._kernel.body_bytes_max = host.deadline_s, host.body_bytes_max
+        self._kernel.deadline_s = host.deadline_s
         start_tracing(self._kernel, settings.section(OBSERVE))
         return settings
 

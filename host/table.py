@@ -73,7 +73,7 @@ def _compile(
     return CompiledOperation(
         registered,
         generation,
-        compile_invoke(registered, draft, kernel.runtime(generation), checks, kernel.deadline_s),
+        compile_invoke(registered, draft, kernel.runtime(generation), checks, kernel.deadline_s, kernel.load),
         compile_still_allows(registered, draft, checks),
     )
 

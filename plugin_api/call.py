@@ -99,11 +99,13 @@ class Call:
         "after",
         "allows",
         "deadline",
+        "endings",
         "idempotency_key",
         "identity",
         "if_match",
         "request_id",
         "response_headers",
+        "stored_answer",
         "trace",
         "transfer",
         "user_agent",
@@ -144,6 +146,9 @@ class Call:
         """Tell whether the actor holds a full permission name; for decisions that depend on the data."""
         self.response_headers: list[tuple[str, str]] | None = None
         self.after: list[Callable[[], None]] | None = None
+        self.endings: list[Callable[[], None]] | None = None
+        self.stored_answer: bytes | None = None
+        """The JSON of the answer where the `idempotency` slot has made or kept it: REST writes these bytes as they are."""
         self.transfer: Transfer | None = None
         """The request beside its fields, in operations with `stream=True` that were called over REST."""
         self.user_agent = user_agent
@@ -192,6 +197,14 @@ class Call:
             finally:
                 self._beginning = False
         return self._transaction
+
+    async def roll_back(self) -> None:
+        """Undo what the call wrote and give its connection back; the next `tx()` opens a new transaction. For the host and
+        the slots of the pipeline, which try again or wait; an operation raises instead. Never raises."""
+        transaction, self._transaction = self._transaction, None
+        self.after = None
+        if transaction is not None:
+            await transaction.rollback()
 
     def system_tx(self, reason: str) -> AbstractAsyncContextManager[Tx]:
         """Open a transaction without a tenant; kernel plugins only. It sees no tenant's rows, only what the
@@ -254,6 +267,13 @@ class Call:
         if self.after is None:
             self.after = []
         self.after.append(callback)
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Run `callback` when what the call wrote is committed or rolled back, whichever it was; for the slots of the
+        pipeline. It must not raise or wait."""
+        if self.endings is None:
+            self.endings = []
+        self.endings.append(callback)
 
     def seal_cursor(self, bound: bytes, values: Sequence[Any]) -> str:
         """Sign the place where the next page begins; see `plugin_api.pages`."""

@@ -35,6 +35,16 @@ class Credentials(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class AnswerForm:
+    """How the answer of an operation is kept: as the bytes of its JSON."""
+
+    encode: Callable[[Any], bytes]
+    """(answer) -> the bytes that REST sends."""
+    decode: Callable[[bytes], Any]
+    """The way back; raises KernelBug when the bytes are not of the answer's type (any more)."""
+
+
+@dataclass(frozen=True)
 class BoundOperation:
     """An operation as the pipeline knows it."""
 
@@ -48,6 +58,8 @@ class BoundOperation:
     """Absolute, with placeholders."""
     permission: str | None
     """Full name, None when any authenticated actor (or anybody, if public) may call."""
+    answer: AnswerForm | None = None
+    """None when the answer may come in pieces, and so cannot be kept."""
 
     def parameters(self, request: Any) -> dict[str, str]:
         """What the placeholders of its path stand for in a request, as text."""
@@ -90,12 +102,13 @@ class PermissionRegistry(Protocol):
 
 Admit = Callable[[BoundOperation, str, int], None]
 """(operation, address, body bytes); raises LimitReached, Unavailable or PayloadTooLarge."""
-PerCall = Callable[[Call], Awaitable[None]]
-"""(call), before the request is read; raises a KernelError to stop the call."""
+PerCall = Callable[[Call], Awaitable[None] | None]
+"""(call), before the request is read; raises a KernelError to stop the call. What need not wait answers None."""
 Guard = Callable[[Call, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs the rest, or refuses: breakers, retry."""
 Idempotency = Callable[[Call, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Runs the rest inside the transaction, or replays what it answered before."""
+"""(call, request, rest): runs the rest inside the transaction, or replays what it answered before. Asked only for calls that
+carry a key or, where the operation says `idempotency="required"`, must; never for calls of other plugins."""
 
 
 class Recorder(Protocol):
@@ -117,6 +130,13 @@ class Recorder(Protocol):
         ...
 
 
+class Load(Protocol):
+    """What this process is doing."""
+
+    calls: int
+    """Calls under way that came through a door."""
+
+
 class PipelineSlots(Protocol):
     """Given to `pk_pipeline`; each method fills one slot with something that belongs to this generation.
 
@@ -125,6 +145,11 @@ class PipelineSlots(Protocol):
     """
 
     permissions: PermissionRegistry
+    load: Load
+
+    def body_bytes_max(self, most: int) -> None:
+        """Bound the bodies that doors read; a streamed route states its own."""
+        ...
 
     def admit(self, make: Callable[[BoundOperation], Admit | None]) -> None:
         """Bound size, address rate and requests in flight before any cryptography."""

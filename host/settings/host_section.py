@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from plugin_api.limits import BODY_BYTES_MAX, DEADLINE_S
+from plugin_api.limits import DEADLINE_S
 from plugin_api.settings import setting
 
 SECTION: Final = "host"
@@ -60,11 +60,6 @@ class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(gt=0, le=300),
         setting("Seconds that one call may take.", environment=["GRPC_CALL_TIMEOUT_MS"]),
     ] = DEADLINE_S
-    body_bytes_max: Annotated[
-        int,
-        Meta(ge=1_024, le=67_108_864),
-        setting("Bytes of a request's body at most; a streamed route states its own."),
-    ] = BODY_BYTES_MAX
     start_limit_s: Annotated[
         float, Meta(gt=0, le=3_600), setting("Seconds that a worker has from its start until it serves.")
     ] = 120.0

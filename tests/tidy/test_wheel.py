@@ -70,7 +70,7 @@ def test_an_installation_finds_its_own_plugins(unpacked: Path) -> None:
     )
     found = json.loads(ran.stdout)
 
-    areas = {"audit", "cache", "data", "eventbus", "files", "iam", "vault"}
+    areas = {"audit", "cache", "data", "eventbus", "files", "gateway", "iam", "vault"}
     assert {f"kernel.{area}" for area in areas} == set(found)
     for folder, problem, _ in found.values():
         assert folder.startswith(str(unpacked))

@@ -1,0 +1,3 @@
+"""The gateway: limits, breakers and idempotency keys, the same for every door."""
+
+from core_plugins.gateway.plugin import plugin as plugin
