@@ -68,6 +68,9 @@ class Incoming:
         "values",
     )
 
+    deadline_s: float | None = None
+    """HTTP has no word for it."""
+
     def __init__(self, message: RawRequestMessage, payload: StreamReader, connection: Connection) -> None:
         self._message = message
         self._payload = payload
@@ -105,7 +108,7 @@ class Incoming:
         self.user_agent = agent.decode("latin-1")[:200] if agent else ""
         traceparent = fields.get(b"traceparent")
         if traceparent:
-            self.trace = _trace(traceparent.decode("latin-1"))
+            self.trace = read_trace(traceparent.decode("latin-1"))
         length = fields.get(b"content-length")
         self.declared_bytes = int(length) if length and length.isdigit() else 0
         if doubled:
@@ -122,11 +125,7 @@ class Incoming:
 
     def _read_request_id(self) -> str:
         sent = self.fields.get(b"x-request-id")
-        if sent:
-            text = sent.decode("latin-1")
-            if _REQUEST_ID.match(text):
-                return text
-        return new_request_id()
+        return read_request_id(sent.decode("latin-1") if sent else "")
 
     @property
     def trace_id(self) -> str:
@@ -255,7 +254,13 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-def _trace(value: str) -> Trace | None:
+def read_request_id(sent: str) -> str:
+    """The id that a request goes by: what its caller sent, where that can be one."""
+    return sent if _REQUEST_ID.match(sent) else new_request_id()
+
+
+def read_trace(value: str) -> Trace | None:
+    """The W3C trace context in a `traceparent`; None when it is none."""
     matched = _TRACE.match(value)
     if matched is None or value.startswith("ff") or not matched[1].strip("0") or not matched[2].strip("0"):
         return None
