@@ -86,7 +86,7 @@ def _fill_message(
         target.oneof_decl.add(name="kind")
     fields = sorted(message.fields, key=lambda field: locked.fields[field.name].number)
     for field in fields:
-        made = _field(target, field, package)
+        made = _field(target, field, f"{package}.{message.name}", package)
         made.number = locked.fields[field.name].number
         if message.shape == "union":
             made.oneof_index = 0
@@ -110,7 +110,7 @@ def _free_name(name: str, target: descriptor_pb2.DescriptorProto) -> str:
 
 
 def _field(
-    target: descriptor_pb2.DescriptorProto, field: WireField, package: str
+    target: descriptor_pb2.DescriptorProto, field: WireField, owner: str, package: str
 ) -> descriptor_pb2.FieldDescriptorProto:
     made = target.field.add(name=field.name, json_name=field.json_name, label=_Field.LABEL_OPTIONAL)
     if field.many == "map":
@@ -120,6 +120,7 @@ def _field(
         value = entry.field.add(name="value", number=2, label=_Field.LABEL_OPTIONAL, json_name="value")
         _set_type(value, field, package)
         made.type, made.label = _Field.TYPE_MESSAGE, _Field.LABEL_REPEATED
+        made.type_name = f".{owner}.{entry.name}"
         return made
     _set_type(made, field, package)
     if field.many:
