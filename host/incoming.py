@@ -33,13 +33,13 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _SINGLE: Final = frozenset({b"authorization", b"content-type", b"if-match", b"idempotency-key", b"cookie", b"host"})
-_id_prefix: Final = os.urandom(6).hex()
+_id_prefix: Final = os.urandom(8).hex()
 _id_number: Final = count(1)
 
 
 def new_request_id() -> str:
-    """An id that no other request of this machine has: a random prefix for each process, and a number."""
-    return f"{_id_prefix}-{next(_id_number):x}"
+    """An id that no other request of this machine has: a random prefix for each process, and a number. All are as long."""
+    return f"{_id_prefix}-{next(_id_number):08x}"
 
 
 class Incoming:
