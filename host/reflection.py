@@ -35,7 +35,8 @@ def _own_files() -> dict[str, _File]:
     final.name, final.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
     for message in final.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace("v1alpha", "v1")
+            if field.type_name:
+                field.type_name = field.type_name.replace("v1alpha", "v1")
     for service in final.service:
         for method in service.method:
             method.input_type = method.input_type.replace("v1alpha", "v1")
