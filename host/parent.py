@@ -30,8 +30,8 @@ from host.children import Register, Servers
 from host.datafolder import DataFolder, KernelFile
 from host.observe import PluginLog
 from host.privileges import Privileges, choose_privileges
-from host.settings import ANY_SECTION, SECTION, HostSettings, SettingsInvalid, read
 from host.rpc_address import check_address, tls_files
+from host.settings import ANY_SECTION, SECTION, HostSettings, SettingsInvalid, read
 from host.sockets import listen, listen_unix, reserve, show_address
 from host.stamps import FileStamps, create_stamps
 from host.store import Sources

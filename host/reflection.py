@@ -23,10 +23,10 @@ REFLECTION: Final = tuple(f"grpc.reflection.{version}.ServerReflection" for vers
 SYMBOL_LENGTH_MAX: Final = 1_000
 WATCH_EVERY_S: Final = 1.0
 """How often a watched service is looked at: plugins come and go without telling us."""
-_File = descriptor_pb2.FileDescriptorProto
+_File: Final = descriptor_pb2.FileDescriptorProto
 
 
-def _own_files() -> dict[str, _File]:
+def _own_files() -> dict[str, Any]:
     """What the door itself serves and imports, by name. The library has reflection v1alpha; v1 differs by its name."""
     found = [_File.FromString(one.serialized_pb) for one in (*DEPENDENCIES, health_pb2.DESCRIPTOR)]
     alpha = reflection_pb2.DESCRIPTOR.serialized_pb
@@ -129,7 +129,8 @@ class Health:
         if service and service not in self._services():
             return None
         serving = health_pb2.HealthCheckResponse.ServingStatus
-        return serving.SERVING if self._is_ready() else serving.NOT_SERVING
+        status: int = serving.SERVING if self._is_ready() else serving.NOT_SERVING
+        return status
 
     def close(self) -> None:
         """Tell everybody who watches, and end their streams."""
@@ -156,4 +157,3 @@ async def _until(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-

@@ -81,7 +81,8 @@ def _encoded(error: KernelError, request_id: str, violations: Sequence[Violation
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.seconds = error.retry_after_s
         _add(status, retry)
-    return status.SerializeToString()
+    encoded: bytes = status.SerializeToString()
+    return encoded
 
 
 def _add(status: status_pb2.Status, detail: Message) -> None:

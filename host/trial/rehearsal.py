@@ -85,9 +85,7 @@ class Rehearsal:
 
     def _outcome(self) -> Trial:
         passed = has_passed(self.findings)
-        return Trial(
-            passed, self.findings, self._operations, self._provides, self._events, self._compiled, self._wire
-        )
+        return Trial(passed, self.findings, self._operations, self._provides, self._events, self._compiled, self._wire)
 
     def _find(self, rule_id: str, said: str, at: tuple[str, int] = ("", 0)) -> None:
         text = said if said.startswith(self._id) else f"{self._id}: {said}"

@@ -39,15 +39,6 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _RECORDS: Final = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
-_TEXTS: Final = (
-    inspect.StrType,
-    inspect.UUIDType,
-    inspect.DateType,
-    inspect.TimeType,
-    inspect.TimeDeltaType,
-    inspect.DecimalType,
-)
-_BYTES: Final = (inspect.BytesType, inspect.ByteArrayType, inspect.MemoryViewType)
 _EMPTIES: Final = (list, dict, set, tuple, frozenset)
 
 
@@ -60,6 +51,27 @@ class _Element(NamedTuple):
 
     type: str
     codec: Codec
+
+
+_TEXT: Final = _Element("string", "plain")
+_BYTES: Final = _Element("bytes", "base64")
+_OBJECT: Final = _Element(STRUCT, "object")
+_SIMPLE: Final[dict[type[inspect.Type], _Element]] = {
+    inspect.StrType: _TEXT,
+    inspect.UUIDType: _TEXT,
+    inspect.DateType: _TEXT,
+    inspect.TimeType: _TEXT,
+    inspect.TimeDeltaType: _TEXT,
+    inspect.DecimalType: _TEXT,
+    inspect.IntType: _Element("int64", "plain"),
+    inspect.FloatType: _Element("double", "plain"),
+    inspect.BoolType: _Element("bool", "plain"),
+    inspect.BytesType: _BYTES,
+    inspect.ByteArrayType: _BYTES,
+    inspect.MemoryViewType: _BYTES,
+    inspect.DictType: _OBJECT,
+    inspect.FrozenDictType: _OBJECT,
+}
 
 
 def contract_of(package: str, operations: Sequence[RegisteredOperation], lock: Lock) -> Contract:
@@ -168,9 +180,7 @@ class _Builder:
             box = self._box(nested, field.type)
             return WireField(field.name, field.encode_name, box, "message")
         needed, is_null = required and not is_nullable, required and is_nullable
-        return WireField(
-            field.name, field.encode_name, *element, presence=not needed, required=needed, is_null=is_null
-        )
+        return WireField(field.name, field.encode_name, *element, presence=not needed, required=needed, is_null=is_null)
 
     def _box(self, name: str, kind: inspect.Type) -> str:
         """A message around one value that may be null, or one list."""
@@ -203,31 +213,20 @@ class _Builder:
         return self._element(inner, f"{nested}Item")
 
     def _element(self, kind: inspect.Type, nested: str) -> _Element:
+        simple = _SIMPLE.get(type(kind))
+        if simple is not None:
+            return simple
         match kind:
-            case inspect.DateTimeType(tz=zone) if zone is not False:
-                return _Element(TIMESTAMP, "time")
-            case inspect.DateTimeType():
-                return _Element("string", "plain")
-            case inspect.IntType():
-                return _Element("int64", "plain")
-            case inspect.FloatType():
-                return _Element("double", "plain")
-            case inspect.BoolType():
-                return _Element("bool", "plain")
+            case inspect.DateTimeType(tz=zone):
+                return _Element("string", "plain") if zone is False else _Element(TIMESTAMP, "time")
             case inspect.LiteralType(values=values):
                 return _of_values(values)
             case inspect.EnumType(cls=cls):
                 return self._enum(cls)
-            case inspect.DictType() | inspect.FrozenDictType():
-                return _Element(STRUCT, "object")
-            case _ if isinstance(kind, _TEXTS):
-                return _Element("string", "plain")
-            case _ if isinstance(kind, _BYTES):
-                return _Element("bytes", "base64")
-            case _ if isinstance(kind, _RECORDS):
-                return _Element(self._record(kind), "message")
             case inspect.UnionType(types=types):
                 return self._union(types, nested)
+            case _ if isinstance(kind, _RECORDS):
+                return _Element(self._record(kind), "message")
             case _:
                 return _Element(VALUE, "value")
 

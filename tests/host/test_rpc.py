@@ -90,9 +90,13 @@ class Client:
     ) -> Reply:
         """Call a method."""
         request, answer = await self.method(service, name)
-        return await self.raw(f"/{service}/{name}", request(**fields).SerializeToString(), *metadata, timeout=timeout, into=answer)
+        return await self.raw(
+            f"/{service}/{name}", request(**fields).SerializeToString(), *metadata, timeout=timeout, into=answer
+        )
 
-    async def raw(self, path: str, data: bytes, *metadata: tuple[str, str], timeout: float | None = 10.0, into: Any = None) -> Reply:
+    async def raw(
+        self, path: str, data: bytes, *metadata: tuple[str, str], timeout: float | None = 10.0, into: Any = None
+    ) -> Reply:
         """Send bytes."""
         call = self.channel.unary_unary(path)(data, metadata=metadata, timeout=timeout)
         try:
@@ -152,12 +156,19 @@ async def test_a_call_knows_its_caller(door: Door) -> None:
     await door.client.call("Keep", WRITER, *given, shelf="a", text="abc")
 
     [call] = door.plugin.operations.calls
-    assert (call.actor.id, call.request_id, call.address, call.idempotency_key) == ("writer", "mine", "127.0.0.1", "k-1")
+    assert (call.actor.id, call.request_id, call.address, call.idempotency_key) == (
+        "writer",
+        "mine",
+        "127.0.0.1",
+        "k-1",
+    )
     assert (call.if_match, call.trace and call.trace.trace_id) == ('"3"', "0af7651916cd43dd8448eb211c80319c")
     assert call.user_agent.startswith("grpc-python")
 
 
-@pytest.mark.parametrize("sent", ["", "with space", "x" * 65, "Grüße".encode().decode("latin-1")], ids=["none", "space", "long", "odd"])
+@pytest.mark.parametrize(
+    "sent", ["", "with space", "x" * 65, "Grüße".encode().decode("latin-1")], ids=["none", "space", "long", "odd"]
+)
 async def test_a_request_id_that_is_none_is_made(door: Door, sent: str) -> None:
     given = [("x-request-id", sent)] if sent.isascii() and sent else []
     reply = await door.client.call("Hello", *given)
@@ -170,7 +181,10 @@ async def test_an_operation_may_add_a_header(door: Door) -> None:
 
 
 async def test_a_patch_needs_the_version(door: Door) -> None:
-    none, other = await door.client.call("Change", WRITER, shelf="a"), await door.client.call("Change", WRITER, ("if-match", '"2"'), shelf="a")
+    none, other = (
+        await door.client.call("Change", WRITER, shelf="a"),
+        await door.client.call("Change", WRITER, ("if-match", '"2"'), shelf="a"),
+    )
 
     assert (none.status, reason(none)) == ("FAILED_PRECONDITION", "precondition_required")
     assert (other.status, reason(other)) == ("FAILED_PRECONDITION", "precondition_failed")
@@ -185,13 +199,20 @@ def reason(reply: Reply) -> str:
 
 
 async def test_refusals_say_what_rest_says(door: Door) -> None:
-    nobody, liar = await door.client.call("Drop", shelf="a"), await door.client.call("Drop", ("authorization", "Bearer x"), shelf="a")
+    nobody, liar = (
+        await door.client.call("Drop", shelf="a"),
+        await door.client.call("Drop", ("authorization", "Bearer x"), shelf="a"),
+    )
     weak, closed = await door.client.call("Drop", READER, shelf="a"), await door.client.call("Closed")
     late = await door.client.call("Look", READER, shelf="a", wait_s=30)
 
     assert (nobody.status, reason(nobody)) == ("UNAUTHENTICATED", "not_authenticated")
     assert (liar.status, liar.text) == ("UNAUTHENTICATED", "nobody knows this name")
-    assert (weak.status, reason(weak), "acme.notes.note.create" in weak.text) == ("PERMISSION_DENIED", "not_allowed", True)
+    assert (weak.status, reason(weak), "acme.notes.note.create" in weak.text) == (
+        "PERMISSION_DENIED",
+        "not_allowed",
+        True,
+    )
     assert (closed.status, reason(closed)) == ("ABORTED", "shelf_closed")
     assert (late.status, reason(late)) == ("DEADLINE_EXCEEDED", "deadline_passed")
     assert late.detail(error_details_pb2.RetryInfo).retry_delay.seconds == 1
@@ -214,10 +235,15 @@ async def test_what_nobody_foresaw_is_hidden(door: Door) -> None:
 
 
 async def test_details_fit_into_what_clients_take() -> None:
-    many = [Violation(f"/items/{n}/label", "length", "expected a text of 3 to 20 characters, seen " + "é" * 50) for n in range(100)]
+    many = [
+        Violation(f"/items/{n}/label", "length", "expected a text of 3 to 20 characters, seen " + "é" * 50)
+        for n in range(100)
+    ]
     error = InvalidRequest("ü" * 5_000, violations=many, headers={"Allow": "GET", "Odd": "ü", "Set-Cookie": "s=1"})
 
-    found = BadRequest.FromString(next(one.value for one in unpacked(details_of(error, "id")) if one.type_url.endswith("BadRequest")))
+    found = BadRequest.FromString(
+        next(one.value for one in unpacked(details_of(error, "id")) if one.type_url.endswith("BadRequest"))
+    )
     assert len(details_of(error, "id")) <= DETAILS_BYTES_MAX
     assert len(text_of(error).encode()) <= 1_000
     assert len(found.field_violations) > 30
@@ -229,14 +255,18 @@ def unpacked(details: bytes) -> Any:
     return status_pb2.Status.FromString(details).details
 
 
-@pytest.mark.parametrize("path", ["/nowhere/At", f"/{SERVICE}/Nothing", f"/{SERVICE}/keep", "/pk.x.acme_other.v1.Other/Do"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere/At", f"/{SERVICE}/Nothing", f"/{SERVICE}/keep", "/pk.x.acme_other.v1.Other/Do"]
+)
 async def test_what_is_not_there_is_unimplemented(door: Door, path: str) -> None:
     reply = await door.client.raw(path, b"", WRITER)
 
     assert (reply.status, reason(reply)) == ("UNIMPLEMENTED", "not_found")
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x0a\xff\x01short", b"\x0a\x02\xc3\x28"], ids=["noise", "cut", "no text"])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff\xff", b"\x0a\xff\x01short", b"\x0a\x02\xc3\x28"], ids=["noise", "cut", "no text"]
+)
 async def test_bytes_that_are_no_message_are_refused(door: Door, data: bytes) -> None:
     reply = await door.client.raw(f"/{SERVICE}/Keep", data, WRITER)
 
@@ -251,7 +281,9 @@ async def test_fields_that_nobody_knows_are_passed_over(door: Door) -> None:
     assert (await door.client.raw(f"/{SERVICE}/Keep", data, WRITER)).status == "OK"
 
 
-@pytest.mark.parametrize(("size", "told"), [(BODY_BYTES_MAX + 1_000, "larger than 1048576 bytes"), (32 << 20, "")], ids=["a little", "a lot"])
+@pytest.mark.parametrize(
+    ("size", "told"), [(BODY_BYTES_MAX + 1_000, "larger than 1048576 bytes"), (32 << 20, "")], ids=["a little", "a lot"]
+)
 async def test_too_large_is_refused(door: Door, size: int, told: str) -> None:
     reply = await door.client.raw(f"/{SERVICE}/Keep", b"\x12" + varint(size) + b"x" * size, WRITER)
 
@@ -290,7 +322,9 @@ async def test_a_caller_who_goes_away_ends_his_call(door: Door) -> None:
 
     swap(door, "look", wait)
     request, _ = await door.client.method(SERVICE, "Look")
-    call = door.client.channel.unary_unary(f"/{SERVICE}/Look")(request(shelf="a").SerializeToString(), metadata=[READER])
+    call = door.client.channel.unary_unary(f"/{SERVICE}/Look")(
+        request(shelf="a").SerializeToString(), metadata=[READER]
+    )
     async with asyncio.timeout(5):
         await begun.wait()
         call.cancel()
@@ -351,20 +385,34 @@ async def test_every_symbol_is_described(door: Door, symbol: str) -> None:
 
 
 async def test_reflection_says_what_it_does_not_know(door: Door) -> None:
-    for question in ({"file_containing_symbol": "x" * 100_000}, {"file_by_filename": "no.proto"}, {"all_extension_numbers_of_type": "no.Type"}):
+    for question in (
+        {"file_containing_symbol": "x" * 100_000},
+        {"file_by_filename": "no.proto"},
+        {"all_extension_numbers_of_type": "no.Type"},
+    ):
         assert (await door.client.ask(**question)).error_response.error_code == 5
     assert (await door.client.ask(host="x")).error_response.error_code == 3
 
 
 async def health(door: Door, service: str = "") -> str:
-    reply = await door.client.raw("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(service=service).SerializeToString())
+    reply = await door.client.raw(
+        "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(service=service).SerializeToString()
+    )
     if reply.status != "OK":
         return reply.status
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(reply.message).status))
+    return str(
+        health_pb2.HealthCheckResponse.ServingStatus.Name(
+            health_pb2.HealthCheckResponse.FromString(reply.message).status
+        )
+    )
 
 
 async def test_health_follows_the_worker(door: Door) -> None:
-    assert [await health(door), await health(door, SERVICE), await health(door, "no.Such")] == ["SERVING", "SERVING", "NOT_FOUND"]
+    assert [await health(door), await health(door, SERVICE), await health(door, "no.Such")] == [
+        "SERVING",
+        "SERVING",
+        "NOT_FOUND",
+    ]
     door.kernel.is_ready = False
     assert await health(door) == "NOT_SERVING"
 
@@ -411,7 +459,10 @@ async def test_calls_are_counted_and_logged(door: Door, capfd: pytest.CaptureFix
     told = next(line for line in lines if line.get("request_id") == "mine")
     assert (told["msg"], told["plugin"], told["status"]) == ("request", "acme.notes", 201)
     assert told["route"] == "POST /api/v1/x/acme.notes/shelves/{shelf}/notes"
-    counted = {(one["labels"]["door"], one["labels"]["operation"], one["labels"]["status"]) for one in door.kernel.metrics.families()[0]["samples"]}
+    counted = {
+        (one["labels"]["door"], one["labels"]["operation"], one["labels"]["status"])
+        for one in door.kernel.metrics.families()[0]["samples"]
+    }
     assert counted == {("grpc", "acme.notes.keep", "201"), ("grpc", "", "404")}
 
 

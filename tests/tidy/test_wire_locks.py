@@ -39,7 +39,9 @@ def contracts() -> dict[str, tuple[Contract, Lock]]:
 
 def committed(file: Path) -> Lock | None:
     """The lock as the last commit has it; None outside of a checkout, and for a new one."""
-    ran = subprocess.run(["git", "show", f"HEAD:./{file.name}"], cwd=file.parent, capture_output=True, check=False, timeout=30)
+    ran = subprocess.run(
+        ["git", "show", f"HEAD:./{file.name}"], cwd=file.parent, capture_output=True, check=False, timeout=30
+    )
     return None if ran.returncode else _decoded(ran.stdout)
 
 
@@ -69,7 +71,9 @@ def complaints(contract: Contract, lock: Lock) -> list[str]:
 def test_every_lock_has_what_the_code_has(contracts: dict[str, tuple[Contract, Lock]]) -> None:
     found = {plugin_id: complaints(*both) for plugin_id, both in contracts.items()}
 
-    assert {"kernel.host", "kernel.iam", "kernel.audit", "kernel.eventbus"} <= {one for one in found if contracts[one][0].services}
+    assert {"kernel.host", "kernel.iam", "kernel.audit", "kernel.eventbus"} <= {
+        one for one in found if contracts[one][0].services
+    }
     assert {} == {plugin_id: told for plugin_id, told in found.items() if told}
 
 
@@ -92,10 +96,17 @@ def broken_twins(lock: Lock) -> Iterator[tuple[str, Lock]]:
     message, fields = "UserView", dict(lock.messages["UserView"].fields)
     without = {name: one for name, one in fields.items() if name != "email"}
     yield "gone", replace(lock, messages={**lock.messages, message: replace(lock.messages[message], fields=without)})
-    swapped = {**fields, "email": replace(fields["email"], number=fields["name"].number), "name": replace(fields["name"], number=fields["email"].number)}
+    swapped = {
+        **fields,
+        "email": replace(fields["email"], number=fields["name"].number),
+        "name": replace(fields["name"], number=fields["email"].number),
+    }
     yield "swapped", replace(lock, messages={**lock.messages, message: replace(lock.messages[message], fields=swapped)})
     other = {**fields, "email": LockedField(fields["email"].number, "int64")}
-    yield "another type", replace(lock, messages={**lock.messages, message: replace(lock.messages[message], fields=other)})
+    yield (
+        "another type",
+        replace(lock, messages={**lock.messages, message: replace(lock.messages[message], fields=other)}),
+    )
 
 
 def test_a_broken_twin_is_found(contracts: dict[str, tuple[Contract, Lock]]) -> None:
@@ -127,7 +138,9 @@ def compiled(place: Path, name: str, text: str) -> descriptor_pb2.FileDescriptor
     return file
 
 
-def test_protoc_reads_what_is_exported_as_reflection_tells_it(contracts: dict[str, tuple[Contract, Lock]], tmp_path: Path) -> None:
+def test_protoc_reads_what_is_exported_as_reflection_tells_it(
+    contracts: dict[str, tuple[Contract, Lock]], tmp_path: Path
+) -> None:
     for plugin_id, (contract, lock) in contracts.items():
         if contract.services:
             told = file_of(contract, grown(lock, contract))

@@ -244,7 +244,9 @@ async def test_a_commit_without_an_answer_is_told_as_unknown(wired, happened: bo
 async def test_a_commit_on_a_session_that_was_over_before_changed_nothing_for_sure(notes) -> None:
     tx = await notes.begin()
     await tx.execute(INSERT, uuid4(), "a")
-    [row] = await tx.fetch("select pg_backend_pid() as pid, set_config('idle_in_transaction_session_timeout', '1', false)")
+    [row] = await tx.fetch(
+        "select pg_backend_pid() as pid, set_config('idle_in_transaction_session_timeout', '1', false)"
+    )
 
     async def is_gone() -> bool:
         return not await notes.administrator("select 1 from pg_stat_activity where pid = $1", row["pid"])

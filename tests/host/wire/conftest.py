@@ -16,7 +16,9 @@ from host.wire.served import ServedContract
 from host.wire.shapes import contract_of
 
 
-def operation(request: type[Struct], answer: Any, name: str = "echo", service: str = "EchoOperations", **more: Any) -> Any:
+def operation(
+    request: type[Struct], answer: Any, name: str = "echo", service: str = "EchoOperations", **more: Any
+) -> Any:
     """What a registrar would have made of a method."""
     bind_fields = compile_bindings(request, placeholders=(), takes_body=True)[1]
     bound = SimpleNamespace(id=f"acme.crm.{name}", spec=SimpleNamespace(stream=more.pop("stream", False)))

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
 from uuid import UUID
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -117,9 +116,9 @@ class Everything(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     tint: Colour = Colour.GREEN
     five: int | None = 5
     start: list[str] = msgspec.field(default_factory=lambda: ["x"])
-    patch: str | None | UnsetType = UNSET
+    patch: str | UnsetType | None = UNSET
     roles: list[str] | UnsetType = UNSET
-    level_or: Level | None | UnsetType = UNSET
+    level_or: Level | UnsetType | None = UNSET
 
 
 JSON = st.recursive(
@@ -129,7 +128,9 @@ JSON = st.recursive(
 CIRCLE = st.builds(Circle, radius=WHOLE)
 LABEL = st.builds(Label, text=TEXT)
 TREE: st.SearchStrategy[Tree] = st.recursive(
-    st.builds(Tree, name=TEXT), lambda inner: st.builds(Tree, name=TEXT, children=st.lists(inner, max_size=2)), max_leaves=4
+    st.builds(Tree, name=TEXT),
+    lambda inner: st.builds(Tree, name=TEXT, children=st.lists(inner, max_size=2)),
+    max_leaves=4,
 )
 MANY = st.lists(TEXT, max_size=3)
 EVERYTHING = st.builds(
@@ -161,7 +162,9 @@ def through(value: Any) -> Any:
     return ECHO.bind_fields(METHOD.read(METHOD.parse(message.SerializeToString())))
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
 @given(EVERYTHING)
 def test_whatever_goes_in_comes_out(value: Everything) -> None:
     assert value == through(value)
