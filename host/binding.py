@@ -13,7 +13,7 @@ import msgspec
 from host.agreement import is_as_strict
 from host.encoding import compile_encoder
 from host.formats import FORMATS
-from host.json_reader import UNSURE, clean, join, parse_integer, pointers, read, read_quickly
+from host.json_reader import UNSURE, check_depth, clean, join, parse_integer, pointers, read, read_quickly
 from host.request_plan import OCTETS, RequestField, RequestPlan, request_plan
 from host.violations import Checker
 from host.wire_schema import Schema, SchemaError, mentions
@@ -28,6 +28,7 @@ Bind = Callable[[Sequence[str], str, bytes | None], Any]
 Read = Callable[[str], Any]
 
 _TEXTS: Final = ("path", "query")
+_NUL: Final = rb"\u0000"
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)\Z")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
@@ -36,15 +37,22 @@ _PLACE_PART: Final = re.compile(r"\[(\d+|\.\.\.)\]|\.([^.\[\]]+)")
 
 
 def compile_binding(request_type: Any, *, placeholders: Sequence[str], takes_body: bool) -> Bind:
-    """Make the function that reads the requests of one operation.
+    """Make the function that reads the requests of one operation out of path, query and body.
 
     It raises `Unreadable` (400) for what cannot be read, `InvalidRequest` (422) with every violation.
 
     Raises:
         SchemaError: the type cannot go over the wire.
     """
+    return compile_bindings(request_type, placeholders=placeholders, takes_body=takes_body)[0]
+
+
+def compile_bindings(
+    request_type: Any, *, placeholders: Sequence[str], takes_body: bool
+) -> tuple[Bind, Callable[[dict[str, Any]], Any]]:
+    """`compile_binding`, and the same for a door that has all fields at once, as the JSON values that they are in REST."""
     binding = _Binding(request_plan(request_type, placeholders, takes_body=takes_body))
-    return binding.with_body if takes_body else binding.without_body
+    return binding.with_body if takes_body else binding.without_body, binding.of_fields
 
 
 class _Binding:
@@ -90,6 +98,15 @@ class _Binding:
             if query:
                 self._add_query(query, fields, found)
             self._add_path(values, fields, found)
+        return self._made(fields, found)
+
+    def of_fields(self, fields: dict[str, Any]) -> Any:
+        """Bind a request whose fields come all at once. They are looked at as closely as a body would be."""
+        found: list[Violation] = []
+        encoded = msgspec.json.encode(fields)
+        check_depth(encoded)
+        if not self._is_typed or _NUL in encoded:
+            fields = clean(fields, "", found)
         return self._made(fields, found)
 
     def _read_body(self, body: bytes | None) -> tuple[dict[str, Any], list[Violation]]:

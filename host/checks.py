@@ -169,7 +169,7 @@ def check_ports(settings: HostSettings) -> Iterable[Check]:
     """Whether the ports that `pk up` would take are free."""
     wanted = (
         ("--http-port", settings.http_host, settings.http_port),
-        ("--grpc-port", "127.0.0.1", settings.grpc_port),
+        ("--grpc-port", settings.grpc_host, settings.grpc_port),
         ("--management-port", "127.0.0.1", settings.management_port),
     )
     return [_check_port(option, host, port) for option, host, port in wanted if port]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +24,7 @@ from plugin_api.ports.job_queue import MissedRuns, RunningJob
 if TYPE_CHECKING:
     from host.leaks import Remains
     from host.pipeline import CompiledOperation, InnerOperation
+    from host.wire.served import ServedContract
 
 STATES: Final = (
     "discovered",
@@ -54,6 +56,10 @@ class RegisteredOperation:
     encode: Callable[[Any], bytes]
     octets: Octets | None = None
     """The field that the body may be, sent as it is."""
+    bind_fields: Callable[[dict[str, Any]], Any] = lambda fields: fields
+    """(all fields as the JSON values that they are in REST) -> request, checked just as closely."""
+    service: str = ""
+    """The name of the class that it is a method of."""
 
     @property
     def takes_body(self) -> bool:
@@ -167,6 +173,12 @@ class Generation:
     idle: asyncio.Event | None = None
     code: Code | None = None
     """Third parties' code, which is unloaded when the generation has stopped."""
+    folder: Path | None = None
+    """Where its manifest is, and its `wire.lock` if it has one."""
+    wire: ServedContract | None = None
+    """What gRPC has of it, made when it is first asked for."""
+    has_no_wire: bool = False
+    """Whether that failed; it is told once."""
     digest: str = ""
     """Of the package that it was loaded from; empty for what comes with the environment."""
 
@@ -223,6 +235,7 @@ class Generation:
         """Let go of everything that it registered and of its code: it has stopped."""
         self.plugin = None
         self.code = None
+        self.wire = None
         self.slots = SlotFillers()
         self.payloads = {}  # calls that are cut off keep the ones that they began with
         for held in (self.operations, self.services, self.tasks, self.reactions, self.running):
@@ -271,6 +284,8 @@ class Table:
     operations: tuple[CompiledOperation, ...]
     inner: Mapping[tuple[str, str], InnerOperation]
     dispatch: Dispatch[CompiledOperation]
+    methods: Mapping[str, CompiledOperation] = field(default_factory=dict)
+    """By their paths in gRPC, those too that turn out to have no form there."""
 
 
 def merged_slots(generations: Iterable[Generation]) -> SlotFillers:

@@ -34,13 +34,13 @@ _OCTETS: Final = OCTETS.encode()
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _SINGLE: Final = frozenset({b"authorization", b"content-type", b"if-match", b"idempotency-key", b"cookie", b"host"})
-_id_prefix: Final = os.urandom(6).hex()
+_id_prefix: Final = os.urandom(8).hex()
 _id_number: Final = count(1)
 
 
 def new_request_id() -> str:
-    """An id that no other request of this machine has: a random prefix for each process, and a number."""
-    return f"{_id_prefix}-{next(_id_number):x}"
+    """An id that no other request of this machine has: a random prefix for each process, and a number. All are as long."""
+    return f"{_id_prefix}-{next(_id_number):08x}"
 
 
 class Incoming:
@@ -69,6 +69,9 @@ class Incoming:
         "user_agent",
         "values",
     )
+
+    deadline_s: float | None = None
+    """HTTP has no word for it."""
 
     def __init__(self, message: RawRequestMessage, payload: StreamReader, connection: Connection) -> None:
         self._message = message
@@ -139,11 +142,7 @@ class Incoming:
 
     def _read_request_id(self) -> str:
         sent = self.fields.get(b"x-request-id")
-        if sent:
-            text = sent.decode("latin-1")
-            if _REQUEST_ID.match(text):
-                return text
-        return new_request_id()
+        return read_request_id(sent.decode("latin-1") if sent else "")
 
     @property
     def trace_id(self) -> str:
@@ -270,6 +269,11 @@ class Incoming:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
+
+
+def read_request_id(sent: str) -> str:
+    """The id that a request goes by: what its caller sent, where that can be one."""
+    return sent if _REQUEST_ID.match(sent) else new_request_id()
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -63,7 +63,7 @@ def read(body: bytes) -> tuple[Any, list[Violation]]:
         Unreadable: `malformed_json` or `duplicate_key`.
     """
     text = _text(body)
-    _check_depth(body)
+    check_depth(body)
     try:
         value = _parse(_STRICT, text)
     except _Doubtful:
@@ -101,7 +101,8 @@ def _malformed(why: str) -> Unreadable:
 # ------------------------------------------------------------------------------------------------ depth
 
 
-def _check_depth(body: bytes) -> None:
+def check_depth(body: bytes) -> None:
+    """Refuse JSON that is nested deeper than JSON_DEPTH_MAX."""
     if body.count(b"[") + body.count(b"{") <= JSON_DEPTH_MAX:
         return
     depth = 0
@@ -196,7 +197,7 @@ def clean(value: Any, pointer: str, found: list[Violation]) -> Any:
                 f"expected an integer from -{INTEGER_MAX} to {INTEGER_MAX}, which stays exact everywhere",
             )
             return 0
-        case float() if math.isinf(value):
+        case float() if not math.isfinite(value):
             note(found, pointer, "bound", "expected a number in the range of a double")
             return 0
         case _:

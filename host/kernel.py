@@ -31,6 +31,7 @@ from plugin_api.ports.stamps import Stamps
 
 if TYPE_CHECKING:
     from host.incoming import Incoming
+    from host.rpc_call import RpcCall
     from plugin_api.services import ServiceKey
 
 T = TypeVar("T")
@@ -167,7 +168,7 @@ class Kernel:
 
     # -------------------------------------------------------------------------------------- log
 
-    def log_bug(self, incoming: Incoming, bug: KernelBug) -> None:
+    def log_bug(self, incoming: Incoming | RpcCall, bug: KernelBug) -> None:
         """Write down a bug with everything that its answer hides."""
         cause = bug.__cause__ or bug
         compiled = incoming.compiled

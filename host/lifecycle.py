@@ -82,6 +82,7 @@ class Lifecycle:
             ActivationFailed: naming the phase and the reason; nothing of it stays.
         """
         generation = self._generation(found.manifest, plugin, code, number)
+        generation.folder = found.folder
         try:
             await self._phase(generation, "configure", self._configure(generation, settings))
             await self._phase(generation, "register", self._register(generation, settings))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
@@ -216,7 +217,7 @@ def host_generation(kernel: Kernel) -> Generation:
         summary="The host itself",
         permissions=PERMISSIONS,
     )
-    generation = Generation(HOST_ID, 1, manifest, HOST_NAMES, plugin=None)
+    generation = Generation(HOST_ID, 1, manifest, HOST_NAMES, plugin=None, folder=Path(__file__).parent)
     registrar = HostRegistrar(kernel, generation, kernel.runtime(generation), settings=None)
     registrar.operations(PluginOperations(kernel))
     registrar.close()

@@ -9,6 +9,7 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +32,9 @@ from host.kernel_metrics import KernelState, kernel_families
 from host.observe import PluginLog
 from host.privileges import Privileges, choose_privileges
 from host.process_metrics import RubbishClock
+from host.rpc_address import check_address, tls_files
 from host.settings import ANY_SECTION, SECTION, HostSettings, SettingsInvalid, read
-from host.sockets import listen, listen_unix, show_address
+from host.sockets import listen, listen_unix, reserve, show_address
 from host.stamps import FileStamps, create_stamps
 from host.store import Sources
 from host.totals import Family, Totals
@@ -161,6 +163,7 @@ class Parent:
             await self._register.end_left()  # a stale worker may still hold the port
             self._http = held.enter_context(listen(self._options.http_host, self._options.http_port, "--http-port"))
             self._management = held.enter_context(listen(LOOPBACK, self._options.management_port, "--management-port"))
+            self._grpc = held.enter_context(self._reserve_grpc())
             create_stamps(self._folder.run / "stamps")
             self._stamps = held.enter_context(FileStamps(self._folder.run / "stamps"))
             self._servers = Servers(self._folder, self._register, self._publish)
@@ -170,6 +173,13 @@ class Parent:
                 return await self._live()
             finally:
                 await self._stop()
+
+    def _reserve_grpc(self) -> socket.socket:
+        """Each worker listens there by itself; the library takes no socket of others."""
+        host = _host_settings(self._options.data_dir, self._settings)
+        check_address(host)
+        self._grpc_tls = tls_files(host)
+        return reserve(host.grpc_host, self._options.grpc_port, "--grpc-port")
 
     def _make_coordinator(self) -> Coordinator:
         folder = self._folder.path / "plugins"
@@ -253,6 +263,8 @@ class Parent:
             "workers": options.workers,
             "http_fd": self._http.fileno(),
             "http": show_address(self._http),
+            "grpc": show_address(self._grpc),
+            "grpc_tls": self._grpc_tls,
             "management": show_address(self._management),
             "servers": self._servers.addresses(),
             "stamps": str(self._folder.run / "stamps"),
@@ -269,7 +281,7 @@ class Parent:
         content = KernelFile(
             pid=os.getpid(),
             http=show_address(self._http),
-            grpc=None,
+            grpc=show_address(self._grpc),
             management=show_address(self._management),
             workers=[worker.pid for worker in self._workers.serving()],
             servers=self._servers.pids(),

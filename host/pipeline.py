@@ -58,6 +58,8 @@ class Inbound(Protocol):
     """What stands in the path for its placeholders, in order, percent-encoded as it came."""
     call: Call | None
     """Set as soon as the caller is known, also when it may not do this."""
+    deadline_s: float | None
+    """How long the caller itself is willing to wait, where it says so: less than usual counts, more does not."""
     expiry: Expiry
     """Ends the call when its time is up; of the task that runs it."""
 
@@ -220,7 +222,8 @@ def compile_invoke(
         if admit is not None:
             admit(bound, inbound.address, inbound.declared_bytes)
         expiry = inbound.expiry
-        deadline = expiry.start(seconds)
+        willing = inbound.deadline_s
+        deadline = expiry.start(seconds if willing is None else min(willing, seconds))
         generation.in_flight += 1
         load.calls += 1
         try:

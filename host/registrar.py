@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from host.binding import compile_binding
+from host.binding import compile_bindings
 from host.encoding import compile_encoder
 from host.event_types import register_events
 from host.generations import (
@@ -105,15 +105,18 @@ class HostRegistrar:
         path = self._path(name, spec)
         bound = BoundOperation(f"{area}.{name}", self.plugin_id, area, spec, spec.method, path, permission, answer)
         takes_body = spec.method not in ("GET", "DELETE") and not spec.stream
+        bind, bind_fields = compile_bindings(request_type, placeholders=spec.placeholders, takes_body=takes_body)
         return RegisteredOperation(
             bound,
             method,
             request_type,
             answer_type,
             inspect.getdoc(method) or "",
-            compile_binding(request_type, placeholders=spec.placeholders, takes_body=takes_body),
+            bind,
             encode,
             octets_of(request_type),
+            bind_fields,
+            type(getattr(method, "__self__", None)).__name__,
         )
 
     def _path(self, name: str, spec: OperationSpec) -> str:

@@ -33,6 +33,25 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     return found
 
 
+def reserve(host: str, port: int, option: str) -> socket.socket:
+    """Take a TCP port, 0 for any free one, on which the workers listen, each by itself: nobody else can.
+
+    Raises:
+        StartRefused: as `listen`.
+    """
+    with listen(host, port, option) as probe:  # alone: two kernels would share a port without noticing
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found = socket.socket(probe.family, socket.SOCK_STREAM)
+        try:
+            # No SO_REUSEADDR: with it, another kernel could take the port before the first worker listens.
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            found.bind(probe.getsockname()[:2])
+        except OSError as error:
+            found.close()
+            raise StartRefused(_explain(error, host, port, option)) from error
+    return found
+
+
 def _explain(error: OSError | OverflowError, host: str, port: int, option: str) -> str:
     if isinstance(error, OverflowError):
         return f"port {port} does not exist; {option} takes 0 to 65535"

@@ -17,6 +17,7 @@ from host.generations import (
 )
 from host.pipeline import Checks, CompiledOperation, InnerOperation, compile_inner, compile_invoke, compile_still_allows
 from host.services import capability_of
+from host.wire.model import method_path
 
 if TYPE_CHECKING:
     from host.kernel import Kernel
@@ -50,7 +51,17 @@ def build_table(kernel: Kernel, generations: Sequence[Generation], version: int)
         tuple(operations),
         _inner(kernel, generations, draft),
         Dispatch((o.registered.bound.method, o.registered.bound.path, o) for o in operations),
+        _methods(operations),
     )
+
+
+def _methods(operations: Iterable[CompiledOperation]) -> dict[str, CompiledOperation]:
+    """By their paths in gRPC; of two that would have the same, the first."""
+    found: dict[str, CompiledOperation] = {}
+    for one in operations:
+        name = one.registered.bound.id.rsplit(".", 1)[1]
+        found.setdefault(method_path(one.generation.names.grpc_package, one.registered.service, name), one)
+    return found
 
 
 def _draft(generations: Sequence[Generation], version: int) -> Table:

@@ -10,10 +10,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, convert, to_builtins
 
@@ -29,11 +29,17 @@ from host.lifeline import end_with_parent
 from host.observe import install, sink
 from host.process_metrics import RubbishClock, process_families
 from host.roster import Roster
+from host.rpc_address import TlsFiles
 from host.runtime import cursor_key
 from host.stamps import FileStamps
 from host.startup import StartFailed, Startup, preload
 from host.watchdog import Stall, Watchdog
 from plugin_api.errors import Unavailable
+
+if TYPE_CHECKING:
+    from host.rpc import RpcDoor
+
+    _Rpc = tuple[type[RpcDoor], Callable[[TlsFiles], Any]]
 
 HEARTBEAT_S: Final = 0.4
 """Several within the shortest time after which the parent takes a worker for hung (`host.stall_limit_s`)."""
@@ -59,6 +65,9 @@ class WorkerStart(Struct, frozen=True):
     """Settings of the command line by `section.name`; everything else the worker reads from its own sources."""
     demo: bool = True
     quarantined: list[Quarantine] = []
+    grpc: str | None = None
+    """Where to listen for gRPC; the parent holds the port."""
+    grpc_tls: TlsFiles | None = None
 
 
 class Worker:
@@ -86,8 +95,9 @@ class Worker:
         end = socket.socket(fileno=self._channel_fd)
         self._channel = await Channel.open(end, self._handlers(), self._parent_is_gone)
         found = preload()
+        loading = asyncio.create_task(asyncio.to_thread(_load_rpc), name="load-rpc")
         try:
-            return await self._serve(await self._started, found)
+            return await self._serve(await self._started, found, loading)
         finally:
             sink.flush()
 
@@ -125,7 +135,7 @@ class Worker:
 
     # ----------------------------------------------------------------------------------- serving
 
-    async def _serve(self, start: WorkerStart, found: list[Found]) -> int:
+    async def _serve(self, start: WorkerStart, found: list[Found], loading: Awaitable[_Rpc]) -> int:
         kernel = self._kernel = make_kernel(start, lambda text: self._send("announce", text=text))
         kernel.change = self._ask_for
         overrides = start.overrides if start.demo else {**start.overrides, "iam.demo": False}
@@ -141,12 +151,13 @@ class Worker:
             return 1
         door = RestDoor(kernel, startup.pages())
         server = await self._listen(door, start.http_fd)
+        rpc = await _listen_rpc(kernel, start, await loading)
         watchdog.start()  # not before: importing plugins blocks the loop, and that is no stall
         kernel.is_ready = True
         gc.freeze()  # what start-up made stays; later collections need not look at it
         await self._stopping.wait()
         kernel.is_ready = False
-        await self._close(server, door)
+        await asyncio.gather(self._close(server, door), *([rpc.close(self._drain_s)] if rpc is not None else []))
         await startup.stop()
         watchdog.stop()
         beat.cancel()
@@ -239,6 +250,23 @@ class Worker:
         if self._startup is None or self._kernel is None or not self._kernel.is_ready:
             return {"status": 503, "body": {"detail": "the kernel is starting or stopping; try again"}}
         return await self._startup.control(fields)
+
+
+def _load_rpc() -> _Rpc:
+    """Loading the library takes as long as a plugin's start, so it happens beside that, in a thread."""
+    from host.rpc import RpcDoor  # noqa: PLC0415 - as above
+    from host.rpc_tls import make_credentials  # noqa: PLC0415 - as above
+
+    return RpcDoor, make_credentials
+
+
+async def _listen_rpc(kernel: Kernel, start: WorkerStart, rpc: _Rpc) -> RpcDoor | None:
+    if start.grpc is None:
+        return None
+    make_door, make_credentials = rpc
+    door = make_door(kernel)
+    await door.start(start.grpc, make_credentials(start.grpc_tls) if start.grpc_tls is not None else None)
+    return door
 
 
 def _how_far(roster: Roster) -> dict[str, Any]:

@@ -256,7 +256,7 @@ class Call:
         self.expect_version(current)
 
     def add_response_header(self, name: str, value: str) -> None:
-        """Add a header to a REST answer (a cookie, say); other doors ignore it."""
+        """Add a header to a REST answer (a cookie, say); gRPC has it as trailing metadata, cookies excepted."""
         if self.response_headers is None:
             self.response_headers = []
         self.response_headers.append((name, value))

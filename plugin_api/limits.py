@@ -25,6 +25,10 @@ CONNECTIONS_MAX: Final = 2_048
 """Client connections of one worker; a further one is refused with 503."""
 REQUESTS_IN_FLIGHT_MAX: Final = 512
 """Operations that run in one worker at once; a further one is refused with 503."""
+STREAMS_PER_CONNECTION_MAX: Final = 128
+"""gRPC calls of one connection at once; a further one waits at the client."""
+METADATA_BYTES_MAX: Final = 32_768
+"""Metadata of one gRPC call; a larger one is refused."""
 
 RECORD_REFUSED_S: Final = 2.0
 """For all recorders together to write down one refusal; the caller waits for no more."""

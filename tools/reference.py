@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import typer.main
 from event_locks import event_locks
 from surface import SNAPSHOT, surface
+from wire_locks import wire_locks
 
 from host.authoring.rules import rules_page
 from host.discovery import discover
@@ -149,6 +150,7 @@ def pages() -> dict[Path, str]:
         ROOT / "plugin_api" / "manifest.schema.json": json.dumps(manifest_schema(), indent=2, sort_keys=True) + "\n",
         SNAPSHOT: "\n".join(surface()) + "\n",
         **event_locks(),
+        **wire_locks(),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import typer
 
-from host.authoring.event_contract import LockRefused, lock_project
+from host.authoring.event_contract import LockRefused, export_project, lock_project
 from host.authoring.examination import TRIAL_LIMIT_S, examine
 from host.authoring.scaffold import BadId, NoPlace, new_project
 from host.cli.ending import CommandFailed
@@ -75,13 +75,42 @@ def lock_contract(folder: Path, *, as_json: bool) -> None:
         raise CommandFailed(str(error)) from error
     if as_json:
         print_json(locked)
-    elif not locked.types:
-        print_text("it declares no events, so there is nothing to lock; registrar.events declares them")
+        return
+    if locked.types:
+        _show_lock(locked.file, locked.gained)
+    if locked.wire is not None:
+        _show_lock(locked.wire.file, locked.wire.gained)
+    if not locked.types and locked.wire is None:
+        print_text("it declares no events and has no operations, so there is nothing to lock")
+
+
+def _show_lock(file: str, gained: Sequence[str]) -> None:
+    for said in gained:
+        print_text(f"  {said}")
+    print_text(f"{file}: {'written; commit it' if gained else 'up to date'}")
+
+
+def export_contract(folder: Path, out: Path | None, *, as_json: bool) -> None:
+    """`pk contract export`.
+
+    Raises:
+        CommandFailed: there is nothing to export, or no place for it.
+    """
+    try:
+        with working(f"looking at {folder}"):
+            name, text = asyncio.run(export_project(folder.absolute(), TRIAL_LIMIT_S))
+        place = out.absolute() / name if out is not None else None
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, "utf-8")
+    except LockRefused as error:
+        raise CommandFailed(str(error)) from error
+    except OSError as error:
+        raise CommandFailed(f"{out} cannot be written: {error.strerror}; give another folder as --out") from error
+    if as_json:
+        print_json({"file": str(place) if place is not None else name, "proto": text})
     else:
-        for said in locked.gained:
-            print_text(f"  {said}")
-        state = "written; commit it" if locked.gained else "up to date"
-        print_text(f"{locked.file}: {state}")
+        print_text(str(place) if place is not None else text.rstrip())
 
 
 def _show(found: Sequence[Finding], counts: Mapping[Severity, int]) -> None:

@@ -193,12 +193,13 @@ def contract_lock(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Write down what the events of a plugin hold, for `pk check` to compare with.
+    """Write down what a plugin promises of its events and in gRPC, for `pk check` to compare with.
 
     The plugin is imported and registered once in a process of its own. The types of events for which it declares a Struct
-    go with their JSON Schema into `events.lock` beside its manifest; commit the file. It only grows: when the code drops a
-    field or changes one, the file is left as it is and the exit status is 1. Tell a new version of the type then, beside
-    the old one.
+    go with their JSON Schema into `events.lock` beside its manifest, the numbers of its gRPC messages into `wire.lock`;
+    commit both. They only grow: when the code drops or changes a field of an event, or changes the type of a field in gRPC,
+    the file is left as it is and the exit status is 1. Tell a new version of the event then, beside the old one, and give
+    the new field another name.
 
     Examples:
       pk contract lock .
@@ -207,6 +208,33 @@ def contract_lock(
     from host.cli.authoring import lock_contract  # noqa: PLC0415 - as above
 
     lock_contract(folder, as_json=as_json)
+
+
+@command(contract, name="export")
+def contract_export(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", exists=True, file_okay=False, help="The plugin's folder, with its pyproject.toml."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where the file goes; else it is printed.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the .proto file of a plugin's gRPC services, for clients that are built with it.
+
+    It is what reflection tells of the running plugin, with the numbers of its `wire.lock`. Below FOLDER it goes where
+    protoc looks for it: pk/x/acme_crm/v1/acme_crm.proto.
+
+    Examples:
+      pk contract export .
+      pk contract export ~/plugins/acme-crm --out protos
+    """
+    from host.cli.authoring import export_contract  # noqa: PLC0415 - as above
+
+    export_contract(folder, out, as_json=as_json)
 
 
 @command(authors, WRITE)

@@ -22,7 +22,25 @@ class HostSettings(Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(min_length=1, max_length=255), setting("Address that REST listens on; 0.0.0.0 for every network.")
     ] = "127.0.0.1"
     http_port: Annotated[Port, setting("Port of REST; 0 for any free one.")] = 8080
-    grpc_port: Annotated[Port, setting("Port of gRPC, on loopback; 0 for any free one.")] = 50_051
+    grpc_host: Annotated[
+        str,
+        Meta(min_length=1, max_length=255),
+        setting("Address that gRPC listens on; without TLS it must be of this machine alone."),
+    ] = "127.0.0.1"
+    grpc_port: Annotated[Port, setting("Port of gRPC; 0 for any free one.")] = 50_051
+    grpc_tls_cert: Annotated[
+        str | None,
+        setting("File with the certificate of gRPC and those above it (PEM); read anew when it changes."),
+    ] = None
+    grpc_tls_key: Annotated[
+        str | None, setting("File with the private key of that certificate (PEM); read anew when it changes.")
+    ] = None
+    grpc_tls_client_ca: Annotated[
+        str | None,
+        setting(
+            "File with the authorities whose certificates gRPC's clients must show (PEM); without it they need show none."
+        ),
+    ] = None
     management_port: Annotated[Port, setting("Port of health and metrics, on loopback; 0 for any free one.")] = 9_000
     workers: Annotated[int, Meta(ge=1, le=WORKERS_MAX), setting("Processes that serve requests.")] = 1
     profile: Annotated[

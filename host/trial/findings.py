@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from host.finding import Finding, Severity
+from host.wire.model import Contract
 from plugin_api.event_schemas import Schema
 
 PHASES: Final = {
@@ -48,6 +49,8 @@ class Trial(Struct, frozen=True):
     come to register anything."""
     compiled: list[str] = []
     """Files of compiled extensions that its import loaded."""
+    wire: Contract | None = None
+    """What gRPC has of it; None when it did not come to register anything."""
 
 
 class Request(Struct, frozen=True):
@@ -144,6 +147,26 @@ RULES: Final[dict[str, Rule]] = {
         "error",
         "whoever reads the event was promised that its data only gains fields inside a version",
         "keep the field as events.lock has it, or tell a new version of the type beside it",
+    ),
+    "no_grpc": Rule(
+        "info",
+        "clients of gRPC do not find the operation",
+        "nothing, if REST is enough; else give it types and names that protobuf has too",
+    ),
+    "wire_lock_behind": Rule(
+        "warning",
+        "what wire.lock does not have is numbered by each kernel for itself, and clients of two may not understand both",
+        "run `pk contract lock DIR` and commit the file",
+    ),
+    "wire_lock_unreadable": Rule(
+        "error",
+        "the numbers that gRPC's clients were built with are not known",
+        "bring back the file of the last commit; `pk contract lock` alone writes it",
+    ),
+    "wire_changed": Rule(
+        "error",
+        "a client that was built before would read or send one thing for another",
+        "keep the type as wire.lock has it, and put what is new beside it under another name",
     ),
     "disable_fails": Rule(
         "warning", "a plugin is stopped this way", "let pk_disable cope with whatever was not enabled"

@@ -30,6 +30,13 @@ from host.registrar import HostRegistrar, _marked
 from host.settings import ANY_SECTION, read
 from host.stamps import FileStamps, create_stamps
 from host.trial.findings import LEAK_RULES, Request, Trial, TriedOperation, finding, has_passed
+from host.wire.lock import NAME as WIRE_LOCK
+from host.wire.lock import Lock, WireLockUnreadable
+from host.wire.lock import breaks as wire_breaks
+from host.wire.lock import gains as wire_gains
+from host.wire.lock import read_lock as read_wire_lock
+from host.wire.model import Contract
+from host.wire.shapes import contract_of
 from plugin_api.errors import KernelError
 from plugin_api.event_schemas import Schema
 from plugin_api.limits import HOOK_DEADLINE_S
@@ -58,6 +65,7 @@ class Rehearsal:
         self._provides: list[str] = []
         self._events: dict[str, Schema] | None = None
         self._compiled: list[str] = []
+        self._wire: Contract | None = None
 
     async def run(self) -> Trial:
         """Go through all of it; whatever fails is a finding."""
@@ -77,7 +85,7 @@ class Rehearsal:
 
     def _outcome(self) -> Trial:
         passed = has_passed(self.findings)
-        return Trial(passed, self.findings, self._operations, self._provides, self._events, self._compiled)
+        return Trial(passed, self.findings, self._operations, self._provides, self._events, self._compiled, self._wire)
 
     def _find(self, rule_id: str, said: str, at: tuple[str, int] = ("", 0)) -> None:
         text = said if said.startswith(self._id) else f"{self._id}: {said}"
@@ -143,6 +151,7 @@ class Rehearsal:
             await self._hook(kernel, generation, "configure", settings=settings)
             await self._pk_register(kernel, generation, settings)
             self._compare_events(generation)
+            self._compare_wire(generation)
             self._publish(kernel, generation)
         except _Stop:
             pass
@@ -239,6 +248,27 @@ class Rehearsal:
         gained = [] if broken else gains(locked, declared)
         if gained:
             self._find("events_lock_behind", f"{EVENTS_LOCK} lacks something: {'; '.join(gained)}", file)
+
+    def _compare_wire(self, generation: Generation) -> None:
+        """What gRPC has of its operations, with the numbers that its author has committed."""
+        file = (str(self._place_of(WIRE_LOCK)), 0)
+        try:
+            locked = read_wire_lock(self._place_of(WIRE_LOCK))
+        except WireLockUnreadable as error:
+            self._find("wire_lock_unreadable", str(error), file)
+            return
+        names = generation.names
+        self._wire = contract = contract_of(names.grpc_package, generation.operations, locked or Lock())
+        for operation, why in contract.lacking.items():
+            self._find("no_grpc", f"{operation} has no method in gRPC: {why}")
+        if locked is None:
+            return
+        broken = list(wire_breaks(locked, contract))
+        for said in broken:
+            self._find("wire_changed", said, file)
+        gained = [] if broken else wire_gains(locked, contract)
+        if gained:
+            self._find("wire_lock_behind", f"{WIRE_LOCK} lacks something: {'; '.join(gained)}", file)
 
     def _publish(self, kernel: Kernel, generation: Generation) -> None:
         self._tell("publish")

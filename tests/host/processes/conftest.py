@@ -101,7 +101,13 @@ class Kernel:
     def begin(self) -> subprocess.Popen[str]:
         """Start it and do not wait."""
         python = sys.executable if self.uid is None else interpreter_for(self.uid)
-        options = {"data_dir": str(self.data), "http_port": 0, "management_port": 0, "workers": self.workers}
+        options = {
+            "data_dir": str(self.data),
+            "http_port": 0,
+            "grpc_port": 0,
+            "management_port": 0,
+            "workers": self.workers,
+        }
         given = {
             "options": {**options, **self.options},
             "settings": self.settings,

@@ -14,7 +14,7 @@ import pytest
 
 from host import declared
 from host.declared import declared_servers
-from host.sockets import listen, listen_unix, show_address
+from host.sockets import listen, listen_unix, reserve, show_address
 from plugin_api import hookimpl
 from plugin_api.servers import StartRefused
 
@@ -70,6 +70,39 @@ def test_a_port_can_be_taken_again_at_once() -> None:
             first.setblocking(True)
             first.accept()[0].close()  # our end closes first, so the connection lingers
     listen("127.0.0.1", port, "--http-port").close()
+
+
+def worker_listens(port: int) -> socket.socket:
+    """As the library of gRPC does it."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found.bind(("127.0.0.1", port))
+    found.listen()
+    return found
+
+
+def test_a_reserved_port_is_for_the_workers_alone() -> None:
+    with reserve("127.0.0.1", 0, "--grpc-port") as held:
+        port = held.getsockname()[1]
+        with pytest.raises(StartRefused, match=rf"port {port} .* taken; .*--grpc-port"):
+            reserve("127.0.0.1", port, "--grpc-port")  # no worker listens yet
+        with worker_listens(port) as first, worker_listens(port):
+            with pytest.raises(StartRefused, match=rf"port {port} .* taken"):
+                reserve("127.0.0.1", port, "--grpc-port")
+            with socket.create_connection(("127.0.0.1", port), 5) as client:
+                client.settimeout(5)
+            first.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)  # nobody waits where nobody answers
+
+
+def test_a_reserved_port_can_be_taken_again_at_once() -> None:
+    with reserve("127.0.0.1", 0, "--grpc-port") as held:
+        port = held.getsockname()[1]
+        with worker_listens(port) as worker, socket.create_connection(("127.0.0.1", port), 5):
+            worker.accept()[0].close()  # our end closes first, so the connection lingers
+    reserve("127.0.0.1", port, "--grpc-port").close()
 
 
 def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def test_a_kernel_starts_tells_and_stops_without_a_trace(make_kernel: MakeKernel
     places = kernel.run_file()
 
     assert sorted(places) == ["grpc", "http", "management", "pid", "servers", "workers"]
-    assert (places["grpc"], len(places["workers"]), sorted(places["servers"])) == (None, 2, ["postgres", "valkey"])
+    assert (len(places["workers"]), sorted(places["servers"])) == (2, ["postgres", "valkey"])
+    assert places["grpc"].startswith("127.0.0.1:")
+    assert len({places["http"], places["grpc"], places["management"]}) == 3
     assert kernel.worker_pid() in places["workers"]
     assert kernel.stdout() == f"Platform-Kernel is ready: http://{places['http']} (pid {places['pid']}, 2 workers)\n"
     assert {places["pid"], *places["workers"], *places["servers"].values()} <= {
@@ -199,7 +201,7 @@ def test_a_second_kernel_is_refused_and_the_first_serves_on(make_kernel: MakeKer
     assert first.worker_pid() in before["workers"]
 
 
-@pytest.mark.parametrize("option", ["http_port", "management_port"])
+@pytest.mark.parametrize("option", ["http_port", "grpc_port", "management_port"])
 def test_a_taken_port_is_refused_before_anything_runs(make_kernel: MakeKernel, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -208,6 +210,22 @@ def test_a_taken_port_is_refused_before_anything_runs(make_kernel: MakeKernel, o
 
     assert str(port) in told
     assert f"--{option.replace('_', '-')}" in told
+    assert not (kernel.data / "postgres" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"host.grpc_host": "0.0.0.0"}, "host.grpc_host is 0.0.0.0; set host.grpc_tls_cert and host.grpc_tls_key"),
+        ({"host.grpc_tls_key": "key.pem"}, "host.grpc_tls_cert is not set"),
+        ({"host.grpc_tls_cert": "none.pem", "host.grpc_tls_key": "none.pem"}, "are no certificate with its key"),
+    ],
+    ids=["open", "half", "missing"],
+)
+def test_grpc_that_others_could_read_is_refused(make_kernel: MakeKernel, settings: dict[str, str], told: str) -> None:
+    kernel = make_kernel(settings=settings)
+
+    assert told in kernel.refused()
     assert not (kernel.data / "postgres" / "data").exists()
 
 

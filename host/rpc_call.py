@@ -1,0 +1,132 @@
+"""One gRPC call as its door sees it: metadata, message, and what the pipeline asks of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import unquote
+from uuid import UUID
+
+from google.protobuf.message import DecodeError
+
+from host.expiry import Expiry
+from host.incoming import read_request_id
+from host.tracing import read_traceparent
+from host.pipeline import CompiledOperation
+from host.wire.served import ServedMethod
+from plugin_api.call import Call, Trace
+from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable
+from plugin_api.pipeline import Credentials
+
+_SINGLE: Final = frozenset({"authorization", "idempotency-key", "if-match", "x-request-id", "traceparent"})
+_AGENT_LENGTH_MAX: Final = 200
+
+
+class RpcCall:
+    """One call; implements `host.pipeline.Inbound`."""
+
+    __slots__ = (
+        "_body_limit",
+        "_data",
+        "_doubled",
+        "_fields",
+        "address",
+        "call",
+        "compiled",
+        "deadline_s",
+        "declared_bytes",
+        "expiry",
+        "idempotency_key",
+        "if_match",
+        "method",
+        "request_id",
+        "started",
+        "trace",
+        "user_agent",
+    )
+
+    values: tuple[str, ...] = ()
+    """There is no path to stand in."""
+
+    def __init__(self, metadata: Iterable[tuple[str, str | bytes]], peer: str, data: bytes, expiry: Expiry) -> None:
+        self.started = time.monotonic()
+        self._data = data
+        self._body_limit = 0
+        self._doubled = ""
+        self._fields: dict[str, str] = {}
+        for name, value in metadata:
+            if name in self._fields and name in _SINGLE:
+                self._doubled = name
+            self._fields[name] = value if isinstance(value, str) else ""
+        fields = self._fields
+        self.request_id = read_request_id(fields.get("x-request-id", ""))
+        self.idempotency_key = fields.get("idempotency-key")
+        self.if_match = fields.get("if-match")
+        traceparent = fields.get("traceparent")
+        self.trace: Trace | None = read_traceparent(traceparent) if traceparent else None
+        self.user_agent = fields.get("user-agent", "")[:_AGENT_LENGTH_MAX]
+        self.address = address_of(peer)
+        self.declared_bytes = len(data)
+        self.deadline_s: float | None = None
+        self.expiry = expiry
+        self.call: Call | None = None
+        self.compiled: CompiledOperation | None = None
+        self.method: ServedMethod | None = None
+
+    def open(self, compiled: CompiledOperation, method: ServedMethod, body_limit: int) -> None:
+        """Make it a call of this operation.
+
+        Raises:
+            Unreadable: code `bad_header`, when metadata that must be single stands twice.
+        """
+        self.compiled, self.method, self._body_limit = compiled, method, body_limit
+        if self._doubled:
+            raise Unreadable(f"the metadata {self._doubled} stands twice; send it once", code="bad_header")
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id, for the log."""
+        return self.trace.trace_id if self.trace is not None else ""
+
+    @property
+    def tenant(self) -> UUID | str:
+        """The tenant's id, for the log; empty until the caller is known."""
+        call = self.call
+        return call.tenant_id if call is not None and call.has_tenant else ""
+
+    @property
+    def plugin(self) -> str:
+        """The plugin whose operation was asked for, for the log."""
+        return self.compiled.registered.bound.plugin_id if self.compiled is not None else ""
+
+    def credentials(self) -> Credentials:
+        """What the caller showed. Cookies are for browsers, which do not come this way."""
+        return Credentials(self._fields.get("authorization"), address=self.address, unsafe=True)
+
+    def request(self) -> Any:
+        """Read and validate the request of the operation."""
+        compiled, method = self.compiled, self.method
+        if compiled is None or method is None:
+            raise KernelBug("a request was read before its operation was found")
+        if len(self._data) > self._body_limit:
+            raise PayloadTooLarge(
+                f"the message is larger than {self._body_limit} bytes, the most that this operation takes; send less at once"
+            )
+        try:
+            message = method.parse(self._data)
+        except DecodeError:
+            name = compiled.registered.request_type.__name__
+            raise Unreadable(
+                f"the bytes are no message {name} in protobuf; make them from the description that reflection gives",
+                code="malformed_message",
+            ) from None
+        return compiled.registered.bind_fields(method.read(message))
+
+
+def address_of(peer: str) -> str:
+    """The network address in what gRPC says of a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`; empty for others."""
+    kind, _, place = peer.partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return unquote(place).rpartition(":")[0].strip("[]")
