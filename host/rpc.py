@@ -23,6 +23,7 @@ from host.pipeline import CompiledOperation, as_kernel_error
 from host.reflection import HEALTH, REFLECTION, Health, Reflection
 from host.rpc_call import RpcCall
 from host.rpc_errors import metadata_of, status_of, text_of, trailing_of
+from host.tracing import about_call, begin, end_rpc
 from host.wire.served import ServedContract, serve
 from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, NotFound, Unavailable
 from plugin_api.limits import METADATA_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, STREAMS_PER_CONNECTION_MAX
@@ -134,22 +135,23 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         expiry = Expiry(running_task(), asyncio.get_running_loop().call_later)
         call = RpcCall(metadata, context.peer(), data, expiry)
         log_context.set(call)
+        call.span = begin(self._kernel.tracing, call)
         self._in_flight += 1
         try:
             answer = await self._run(path, call, context)
         except asyncio.CancelledError:
-            self._record(call, CANCELLED)
+            self._record(call, path, CANCELLED, grpc.StatusCode.CANCELLED)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
             known = self._known(call, error)
         else:
-            self._record(call, self._status(call))
+            self._record(call, path, self._status(call), grpc.StatusCode.OK)
             await self._send_id(call, context)
             return answer
         finally:
             self._in_flight -= 1
             expiry.close()
-        self._record(call, known.status)
+        self._record(call, path, known.status, status_of(known))
         await self._send_id(call, context)
         await context.abort(status_of(known), text_of(known), trailing_of(known, call.request_id))
         raise AssertionError("abort raises")
@@ -163,7 +165,8 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         if call.deadline_s is not None and call.deadline_s <= 0:
             raise DeadlinePassed("the deadline had passed when the call came; nothing was done")
         answer = await compiled.invoke(call)
-        encoded = compiled.registered.encode(answer)
+        kept = call.call.stored_answer if call.call is not None else None
+        encoded = compiled.registered.encode(answer) if kept is None else kept
         self._add_trailing(call, answer, context)
         try:
             message = method.write(_decode(encoded) if encoded else None)
@@ -196,6 +199,8 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         known = as_kernel_error(error)
         if isinstance(known, KernelBug):
             self._kernel.log_bug(call, known)
+        if call.span is not None:
+            call.span.error = known.code
         return known
 
     async def _send_id(self, call: RpcCall, context: Any) -> None:
@@ -205,12 +210,15 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
     def _status(self, call: RpcCall) -> int:
         return call.compiled.registered.status if call.compiled is not None else 200
 
-    def _record(self, call: RpcCall, status: int) -> None:
+    def _record(self, call: RpcCall, path: str, status: int, grpc_status: Any) -> None:
         seconds = time.monotonic() - call.started
         bound = call.compiled.registered.bound if call.compiled is not None else None
         operation, method, route = (bound.id, bound.method, bound.path) if bound is not None else ("", "", "")
         self._kernel.metrics.request("grpc", operation, route, status, seconds)
         sink.request(call, f"{method} {route}".strip() or "grpc", status, seconds)
+        if (span := call.span) is not None:
+            about = about_call(call.request_id, call.call, bound)
+            end_rpc(span, path[1:] if bound is not None else "", grpc_status.value[0], about)
 
     # ------------------------------------------------------------------------------------ the door's own
 

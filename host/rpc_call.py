@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 
 from host.expiry import Expiry
 from host.incoming import read_request_id
-from host.tracing import read_traceparent
 from host.pipeline import CompiledOperation
+from host.tracing import Span, read_traceparent
 from host.wire.served import ServedMethod
 from plugin_api.call import Call, Trace
 from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable
@@ -41,6 +41,7 @@ class RpcCall:
         "if_match",
         "method",
         "request_id",
+        "span",
         "started",
         "trace",
         "user_agent",
@@ -65,6 +66,7 @@ class RpcCall:
         self.if_match = fields.get("if-match")
         traceparent = fields.get("traceparent")
         self.trace: Trace | None = read_traceparent(traceparent) if traceparent else None
+        self.span: Span | None = None
         self.user_agent = fields.get("user-agent", "")[:_AGENT_LENGTH_MAX]
         self.address = address_of(peer)
         self.declared_bytes = len(data)
