@@ -54,14 +54,17 @@ class Inbound(Protocol):
     if_match: str | None
     trace: Trace | None
     user_agent: str
-    values: tuple[str, ...]
-    """What stands in the path for its placeholders, in order, percent-encoded as it came."""
     call: Call | None
     """Set as soon as the caller is known, also when it may not do this."""
     deadline_s: float | None
     """How long the caller itself is willing to wait, where it says so: less than usual counts, more does not."""
     expiry: Expiry
     """Ends the call when its time is up; of the task that runs it."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What stands in the path for its placeholders, in order, percent-encoded as it came."""
+        ...
 
     def credentials(self) -> Credentials:
         """What the caller showed."""

@@ -256,7 +256,7 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
                     asked.cancel()
                     return
                 request = asked.result()
-                if request is grpc.aio.EOF:
+                if request is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue] # it has one
                     return
                 yield self._reflection.answer(request)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
@@ -46,9 +46,6 @@ class RpcCall:
         "trace",
         "user_agent",
     )
-
-    values: tuple[str, ...] = ()
-    """There is no path to stand in."""
 
     def __init__(self, metadata: Iterable[tuple[str, str | bytes]], peer: str, data: bytes, expiry: Expiry) -> None:
         self.started = time.monotonic()
@@ -105,6 +102,18 @@ class RpcCall:
     def credentials(self) -> Credentials:
         """What the caller showed. Cookies are for browsers, which do not come this way."""
         return Credentials(self._fields.get("authorization"), address=self.address, unsafe=True)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What would stand in the path of REST, for the record of a refusal: empty where the message cannot be read."""
+        compiled, method = self.compiled, self.method
+        if compiled is None or method is None:
+            return ()
+        try:
+            fields = method.read(method.parse(self._data)) if len(self._data) <= self._body_limit else {}
+        except DecodeError:
+            fields = {}
+        return tuple(quote(str(fields.get(name, "")), safe="") for name in compiled.registered.bound.spec.placeholders)
 
     def request(self) -> Any:
         """Read and validate the request of the operation."""

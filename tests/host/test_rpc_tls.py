@@ -49,7 +49,9 @@ class Authority:
         self._cert = self._build(self._name, self._key, NOW + DAY, is_authority=True)
         self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
 
-    def _build(self, subject: Any, key: Any, until: datetime.datetime, *, is_authority: bool = False) -> x509.Certificate:
+    def _build(
+        self, subject: Any, key: Any, until: datetime.datetime, *, is_authority: bool = False
+    ) -> x509.Certificate:
         names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
         return (
             x509.CertificateBuilder()
@@ -64,7 +66,9 @@ class Authority:
         """A certificate of somebody."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = self._build(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, until)
-        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
         return Signed(made.public_bytes(serialization.Encoding.PEM), private)
 
 
@@ -120,7 +124,9 @@ async def test_only_clients_with_a_certificate_of_ours_get_in(secured: Secured) 
 
 
 async def test_plaintext_is_not_understood(secured: Secured) -> None:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{secured.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{secured.port}", options=[("grpc.enable_http_proxy", 0)]
+    ) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(HELLO)(b"", timeout=10)
     assert caught.value.code().name == "UNAVAILABLE"
@@ -158,7 +164,10 @@ def test_files_that_do_not_hold_are_refused(tmp_path: Path) -> None:
             tls_files(settings(tmp_path, **wrong))
 
 
-@pytest.mark.parametrize(("host", "is_allowed"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("box", False)])
+@pytest.mark.parametrize(
+    ("host", "is_allowed"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("box", False)],
+)
 def test_plaintext_is_for_this_machine_alone(host: str, is_allowed: bool) -> None:
     if is_allowed:
         check_address(HostSettings(grpc_host=host))

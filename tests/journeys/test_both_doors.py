@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+from urllib.parse import urlencode
 
 import grpc
 import grpc.aio
@@ -145,7 +146,7 @@ class Doors:
         path = re.sub(r"\{(\w+)\}", lambda found: str(fields.pop(found[1])), one.path)
         query = {p["name"] for p in one.document.get("parameters", ()) if p["in"] == "query"}
         sent = {name: fields.pop(name) for name in list(fields) if name in query}
-        words = "&".join(f"{name}={word(value)}" for name, value in sent.items())
+        words = urlencode({name: word(value) for name, value in sent.items()})
         body = fields if one.verb in ("POST", "PATCH", "PUT") else None
         given = {"If-Match": etag} if etag else {}
         url = f"{path}{'?' if words else ''}{words}"
