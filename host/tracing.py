@@ -134,12 +134,14 @@ class Tracing:
         return self._begin(sent, kind, follow=True)
 
     def _begin(self, sent: Trace | None, kind: Kind, *, follow: bool) -> tuple[Trace, Span | None]:
+        if sent is not None and follow and not sent.sampled:
+            return sent, None
         trace_id, span_id = next(_ids)
         if sent is None:
             trace = Trace(trace_id, span_id, self._chosen(trace_id))
             return trace, Span(self._sink, trace, "", kind) if trace.sampled else None
         # A caller that is not followed could choose ids that are always sampled, so fresh ones decide.
-        if not (sent.sampled if follow else self._chosen(trace_id)):
+        if not (follow or self._chosen(trace_id)):
             return (Trace(sent.trace_id, sent.parent_id, False) if sent.sampled else sent), None
         trace = Trace(sent.trace_id, span_id, True)
         return trace, Span(self._sink, trace, sent.parent_id, kind)
