@@ -54,6 +54,8 @@ class RegisteredOperation:
     encode: Callable[[Any], bytes]
     octets: Octets | None = None
     """The field that the body may be, sent as it is."""
+    notices: tuple[tuple[str, str], ...] = ()
+    """Header fields of each of its answers."""
 
     @property
     def takes_body(self) -> bool:

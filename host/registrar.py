@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from host.binding import compile_binding
+from host.deprecation import notices_of
 from host.encoding import compile_encoder
 from host.event_types import register_events
 from host.generations import (
@@ -114,6 +115,7 @@ class HostRegistrar:
             compile_binding(request_type, placeholders=spec.placeholders, takes_body=takes_body),
             encode,
             octets_of(request_type),
+            notices_of(spec),
         )
 
     def _path(self, name: str, spec: OperationSpec) -> str:
