@@ -90,7 +90,7 @@ class Breakers:
 
     def __init__(self, settings: Settings, rejected: Counter) -> None:
         self._per_service = settings.tenant_breaker_scope == "tenant_service"
-        self.tenant_mode = settings.tenant_breaker
+        self.tenant_mode: BreakerMode = settings.tenant_breaker
         self.usual_mode: BreakerMode = settings.service_breaker
         self._rejected = rejected
         self._tenants: Recent[RatioBreaker] = Recent(TENANTS_MAX)
