@@ -359,9 +359,7 @@ def with_bytes(schema: Any, definitions: dict[str, Schema], value: Any) -> Any:
             return urlsafe_b64decode(value + "=" * (-len(value) % 4))
         if isinstance(value, dict) and node.get("type") == "object":
             properties, others = node.get("properties", {}), node.get("additionalProperties", {})
-            return {
-                name: with_bytes(properties.get(name, others), definitions, entry) for name, entry in value.items()
-            }
+            return {name: with_bytes(properties.get(name, others), definitions, entry) for name, entry in value.items()}
         if isinstance(value, list) and node.get("type") == "array":
             first, rest = node.get("prefixItems", []), node.get("items", {})
             return [

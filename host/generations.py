@@ -60,6 +60,8 @@ class RegisteredOperation:
     """(all fields as the JSON values that they are in REST) -> request, checked just as closely."""
     service: str = ""
     """The name of the class that it is a method of."""
+    notices: tuple[tuple[str, str], ...] = ()
+    """Header fields of each of its answers."""
 
     @property
     def takes_body(self) -> bool:

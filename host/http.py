@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp.http_exceptions import LineTooLong
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from host import problems, streaming
 from host.connection import Connection, HttpServer
@@ -247,6 +247,7 @@ class RestDoor:
         """Send an answer while it is made; whether the connection may stay open. Raises nothing once it has begun."""
         keep = incoming.keep_alive and not self.closing and (stream.length is not None or incoming.is_chunkable)
         added = tuple(incoming.call.response_headers or ()) if incoming.call is not None else ()
+        added += compiled.registered.notices
         head = stream_head(stream, incoming.request_id, added, keep_alive=keep)
         connection, status = incoming.connection, stream.status
         try:
@@ -285,6 +286,8 @@ class RestDoor:
     def _success(self, incoming: Incoming, compiled: CompiledOperation, answer: Any) -> Outgoing:
         registered, call = compiled.registered, incoming.call
         headers = tuple(call.response_headers) if call is not None and call.response_headers else ()
+        if registered.notices:
+            headers += registered.notices
         if registered.answer_type is None:
             return Outgoing(registered.status, headers=headers)
         version = getattr(answer, "version", None)
@@ -307,7 +310,11 @@ class RestDoor:
             incoming.span.error = known.code
         if isinstance(known, KernelBug):
             self._kernel.log_bug(incoming, known)
-        return self._problem(known, incoming.path, incoming.request_id)
+        outgoing = self._problem(known, incoming.path, incoming.request_id)
+        compiled = incoming.compiled
+        if compiled is None or not compiled.registered.notices:
+            return outgoing
+        return structs.replace(outgoing, headers=outgoing.headers + compiled.registered.notices)
 
     def _problem(self, error: KernelError, path: str, request_id: str) -> Outgoing:
         body = problems.body(error, path, request_id)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from host.binding import compile_bindings
+from host.deprecation import notices_of
 from host.encoding import compile_encoder
 from host.event_types import register_events
 from host.generations import (
@@ -117,6 +118,7 @@ class HostRegistrar:
             octets_of(request_type),
             bind_fields,
             type(getattr(method, "__self__", None)).__name__,
+            notices_of(spec),
         )
 
     def _path(self, name: str, spec: OperationSpec) -> str:

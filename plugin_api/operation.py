@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final, Literal, TypeVar
 
 _ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~/{}-]*)\Z")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_ADDRESS: Final = re.compile(r"https?://[!#-;=?-~]{1,500}\Z")
 OPERATION_ATTRIBUTE: Final = "__pk_operation__"
 REACTION_ATTRIBUTE: Final = "__pk_reaction__"
 JOB_ATTRIBUTE: Final = "__pk_job__"
@@ -41,6 +43,10 @@ class OperationSpec:
     """The media type of a streamed answer, for the documentation."""
     recorded: bool = True
     """Whether the slot `record` is told of its calls, unless it only reads (GET)."""
+    deprecated_since: date | None = None
+    sunset: date | None = None
+    """The day on which it goes."""
+    deprecation_page: str | None = None
 
     @property
     def is_recorded(self) -> bool:
@@ -79,6 +85,9 @@ def operation(
     stream: bool = False,
     media: str = "*/*",
     recorded: bool = True,
+    deprecated_since: str | None = None,
+    sunset: str | None = None,
+    deprecation_page: str | None = None,
 ) -> Callable[[Function], Function]:
     """Declare a method `async def name(self, call: Call, request: SomeStruct) -> SomeStruct | None` as an operation.
 
@@ -88,6 +97,8 @@ def operation(
     `deadline_s` may only shorten the host's deadline (kernel plugins may lengthen it). The method's docstring is the
     operation's description. `stream=True` gives the body in pieces as `call.transfer` (the request then comes from path
     and query alone) and lets the operation answer a `plugin_api.streams.Stream`, of the media type `media`.
+    `deprecated=True` marks it in the documentation. `deprecated_since` and `sunset` (days like `2027-03-01`) and
+    `deprecation_page` (an address) do too, and each answer says so: `Deprecation`, `Sunset`, `Link` (RFC 9745, RFC 8594).
     `recorded=False` (kernel plugins only) keeps one that changes nothing, though it is no GET, out of the records.
 
     Raises:
@@ -109,10 +120,13 @@ def operation(
         status,
         transaction,
         deadline_s,
-        deprecated,
+        deprecated or not (deprecated_since is None and sunset is None and deprecation_page is None),
         stream,
         media,
         recorded,
+        _day(route, deprecated_since),
+        _day(route, sunset),
+        _address(route, deprecation_page),
     )
     return _mark(OPERATION_ATTRIBUTE, spec)
 
@@ -150,6 +164,19 @@ def _parse(route: str) -> tuple[str, str, tuple[str, ...]]:
     if re.search(r"[{}]", _PLACEHOLDER.sub("", path)):
         raise ValueError(f"{route}: a placeholder is a whole lower-case word in braces, like {{lead_id}}")
     return method, path, placeholders
+
+
+def _day(route: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{route}: {text!r} is no day; write it like 2027-03-01") from None
+
+
+def _address(route: str, text: str | None) -> str | None:
+    if text is not None and not _ADDRESS.match(text):
+        raise ValueError(f"{route}: {text!r} is no address of a page; write it like https://example.com/why")
+    return text
 
 
 def _mark(attribute: str, spec: object) -> Callable[[Function], Function]:

@@ -35,7 +35,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     actor_burst: Annotated[Burst, setting("Calls that a user or an API key may make at once.")] = 2_000
     address_rate: Annotated[
         PerSecond,
-        setting("Calls a second that may come from one address (IPv6: one /64) to one worker, before anything is read."),
+        setting(
+            "Calls a second that may come from one address (IPv6: one /64) to one worker, before anything is read."
+        ),
     ] = 2_000
     address_burst: Annotated[Burst, setting("Calls that may come from one address at once.")] = 4_000
     route_rates: Annotated[

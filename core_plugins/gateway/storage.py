@@ -26,7 +26,9 @@ def keep_answer(transaction: Transaction, scope: bytes, request: bytes, answer: 
 
 async def claim_sweep(tx: Tx, owner: str, every_s: float) -> bool:
     """Whether it is the turn of this owner, who was never asked for before, and nobody else's for so long."""
-    return await tx.fetch_one("select from pk.take_leases(array[$1], $2, $3, 1)", SWEEP_LEASE, owner, every_s) is not None
+    return (
+        await tx.fetch_one("select from pk.take_leases(array[$1], $2, $3, 1)", SWEEP_LEASE, owner, every_s) is not None
+    )
 
 
 async def sweep(tx: Tx, most: int) -> int:

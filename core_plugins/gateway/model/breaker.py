@@ -117,27 +117,30 @@ class Breaker:
 class StreakBreaker(Breaker):
     """Opens after STREAK failures in a row, however many calls are under way: a success ends the row."""
 
-    __slots__ = ("_failed_at",)
+    __slots__ = ("_failed_at", "is_calm")
 
     def __init__(self) -> None:
         super().__init__()
         self._failed_at: deque[float] = deque(maxlen=STREAK)
+        self.is_calm = True
+        """Whether it is closed, and a success would change nothing."""
 
-    @property
-    def is_calm(self) -> bool:
-        """Whether a success would change nothing."""
-        return self.state is CLOSED and not self._failed_at
+    def _begin(self, state: State) -> None:
+        super()._begin(state)
+        self.is_calm = False
 
     def _counts(self, outcome: Outcome, now: float) -> bool:
         if outcome is SUCCESS:
-            self._failed_at.clear()
+            self._forget()
         elif outcome is FAILURE:
+            self.is_calm = False
             self._failed_at.append(now)
             return len(self._failed_at) == STREAK and now - self._failed_at[0] <= STREAK_S
         return False
 
     def _forget(self) -> None:
         self._failed_at.clear()
+        self.is_calm = self.state is CLOSED
 
 
 class RatioBreaker(Breaker):
@@ -149,6 +152,15 @@ class RatioBreaker(Breaker):
         super().__init__()
         self._second = 0
         self._forget()
+
+    def succeed(self, generation: int, now: float) -> None:
+        """`leave` with a success, which is what nearly all calls do."""
+        second = int(now)
+        if second == self._second and self.state is CLOSED and generation == self.generation:
+            self._ended[second % WINDOW_S] += 1
+            self._ended_sum += 1
+        else:
+            self.leave(generation, SUCCESS, now)
 
     def _counts(self, outcome: Outcome, now: float) -> bool:
         if outcome is EXCLUDED:

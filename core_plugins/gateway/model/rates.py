@@ -1,17 +1,18 @@
 """Rates: how often somebody may call, counted by the generic cell rate algorithm (GCRA). Pure: the time is told.
 
-A key's whole state is one moment, its theoretical arrival time: how long its calls so far would take at the allowed rate. A call is
-let through while that moment is no further ahead than the burst allows.
+A key's whole state is one moment, its theoretical arrival time: how long its calls so far would take at the allowed rate. A
+call is let through while that moment is no further ahead than the burst allows.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final
 
 from msgspec import Struct
+
+from core_plugins.gateway.model.recent import Recent
 
 SLICE_PARTS: Final = 32
 """A worker takes a 32nd of the burst at once, and lets as little through without asking."""
@@ -72,18 +73,14 @@ class LocalRates:
     def __init__(self, per_s: float, burst: int, most: int) -> None:
         self._per_s = per_s
         self._burst = burst
-        self._most = most
-        self._keys: OrderedDict[Hashable, LocalRate] = OrderedDict()
+        self._keys: Recent[LocalRate] = Recent(most)
 
     def take(self, key: Hashable, now: float) -> float:
         """0 when a call of this key may pass now; else the seconds until one may."""
         rate = self._keys.get(key)
         if rate is None:
-            rate = self._keys[key] = LocalRate(self._per_s, self._burst)
-            if len(self._keys) > self._most:
-                self._keys.popitem(last=False)
-        else:
-            self._keys.move_to_end(key)
+            rate = LocalRate(self._per_s, self._burst)
+            self._keys.put(key, rate)
         return rate.take(now)
 
     def __len__(self) -> int:
@@ -93,8 +90,8 @@ class LocalRates:
 class Bucket:
     """One key's calls in this process, as part of what all processes let through.
 
-    The first few calls, a slice and then a 32nd of the rate, pass without asking anybody. For more the worker has slices, which it
-    took from the store that all workers share. Without the store it counts alone.
+    Few calls, a slice and then a 32nd of the rate, pass without asking anybody. For more the worker has slices, which it took
+    from the store that all workers share. Without the store it counts alone.
     """
 
     __slots__ = ("_alone", "_free", "blocked_until", "cells", "rate", "remaining")
@@ -116,8 +113,10 @@ class Bucket:
 
     def spend(self, now: float) -> None:
         """Count a call that is covered."""
-        if self._free.take(now) > 0.0:
+        if self.cells > 0:
             self.cells -= 1
+        else:
+            self._free.take(now)
 
     def granted(self, cells: int, wait_s: float, remaining: int, now: float) -> None:
         """Take over what the store has given; when it was nothing, how long it will give nothing."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from core_plugins.gateway.model.rates import TAKE, Bucket, Rate, header_of
+from core_plugins.gateway.model.recent import Recent
 from core_plugins.gateway.model.refusals import mark_excluded
 from core_plugins.gateway.settings import Settings
 from plugin_api.call import Call
@@ -29,13 +29,22 @@ Header = tuple[str, str]
 class Bounds:
     """The buckets that one caller's calls go through, and what their answers say of them."""
 
-    __slots__ = ("asking", "buckets", "keys", "policy")
+    __slots__ = ("asking", "buckets", "headers", "keys", "policy")
 
     def __init__(self, keys: tuple[str, ...], buckets: tuple[Bucket, ...]) -> None:
         self.keys = keys
         self.buckets = buckets
         self.policy: Header = ("RateLimit-Policy", ", ".join(bucket.rate.policy for bucket in buckets))
+        self.headers = self._headers()
+        """For each answer until the store is asked again: what is left is known as well as that, and no better."""
         self.asking: asyncio.Future[None] | None = None
+
+    def _headers(self) -> tuple[Header, Header]:
+        return self.policy, ("RateLimit", header_of(self.buckets))
+
+    def tell(self) -> None:
+        """The store was asked: tell what it said."""
+        self.headers = self._headers()
 
 
 class Limits:
@@ -56,8 +65,8 @@ class Limits:
         self._monotonic = monotonic
         self._tenant_rate = Rate("tenant", settings.tenant_rate, settings.tenant_burst)
         self._actor_rate = Rate("actor", settings.actor_rate, settings.actor_burst)
-        self._buckets: OrderedDict[tuple[object, str], Bucket] = OrderedDict()
-        self._bounds: OrderedDict[tuple[object, ...], Bounds] = OrderedDict()
+        self._buckets: Recent[Bucket] = Recent(BUCKETS_MAX)
+        self._bounds: Recent[Bounds] = Recent(BUCKETS_MAX)
         self.is_away = False
         """Whether the store that all workers share is away; then each of them counts alone."""
 
@@ -74,17 +83,16 @@ class Limits:
 
     def _limit(self, operation: str, route: Rate | None, is_denied: bool, call: Call) -> Awaitable[None] | None:
         """Let a call pass or refuse it, without waiting as long as there is something of a slice."""
-        actor = call.actor
-        key = (call.tenant_id, actor) if route is None else (call.tenant_id, actor, operation)
-        bounds = self._bounds.get(key)
+        actor, tenant = call.actor, call.tenant_id.int
+        bounds = self._bounds.get((tenant, actor.kind, actor.id, operation if route else None))
         if bounds is None:
-            bounds = self._new_bounds(key, operation, route)
+            bounds = self._new_bounds(call, operation, route)
         now = self._monotonic()
         if self.is_away:
             self._pass_alone(bounds, now, is_denied)
             return None
         for bucket in bounds.buckets:
-            if not bucket.covers(now):
+            if bucket.cells <= 0 and not bucket.covers(now):
                 return self._ask_and_pass(bounds, call, is_denied)
         self._pass(bounds, call, now)
         return None
@@ -92,8 +100,10 @@ class Limits:
     def _pass(self, bounds: Bounds, call: Call, now: float) -> None:
         for bucket in bounds.buckets:
             bucket.spend(now)
-        call.add_response_header(*bounds.policy)
-        call.add_response_header("RateLimit", header_of(bounds.buckets))
+        if call.response_headers is None:
+            call.response_headers = [*bounds.headers]
+        else:
+            call.response_headers += bounds.headers
 
     async def _ask_and_pass(self, bounds: Bounds, call: Call, is_denied: bool) -> None:
         """Take slices until the call is covered, or there are none."""
@@ -137,6 +147,7 @@ class Limits:
                 # Until there is a whole slice again: else each call that may pass would cost a question.
                 wait_s = wait_us / 1_000_000 + (bucket.rate.slice - 1) / bucket.rate.per_s
                 bucket.granted(cells, wait_s, remaining, now)
+            bounds.tell()
         finally:
             bounds.asking = None
 
@@ -191,25 +202,19 @@ class Limits:
 
     # ---------------------------------------------------------------------------------- buckets
 
-    def _new_bounds(self, key: tuple[Any, ...], operation: str, route: Rate | None) -> Bounds:
-        tenant_id, actor = key[0], str(key[1])
-        tenant = tenant_id.hex
+    def _new_bounds(self, call: Call, operation: str, route: Rate | None) -> Bounds:
+        actor, tenant = call.actor, call.tenant_id.hex
         wanted = [(f"t:{tenant}", self._tenant_rate), (f"a:{tenant}:{actor}"[:200], self._actor_rate)]
         if route is not None:
             wanted.append((f"r:{tenant}:{operation}"[:200], route))
         keys = tuple(name for name, _ in wanted)
-        bounds = self._bounds[key] = Bounds(keys, tuple(self._bucket(name, rate) for name, rate in wanted))
-        if len(self._bounds) > BUCKETS_MAX:
-            self._bounds.popitem(last=False)
+        bounds = Bounds(keys, tuple(self._bucket(name, rate) for name, rate in wanted))
+        self._bounds.put((call.tenant_id.int, actor.kind, actor.id, operation if route else None), bounds)
         return bounds
 
     def _bucket(self, name: str, rate: Rate) -> Bucket:
-        key = (rate.name, name)
-        bucket = self._buckets.get(key)
+        bucket = self._buckets.get(name)
         if bucket is None:
-            bucket = self._buckets[key] = Bucket(rate)
-            if len(self._buckets) > BUCKETS_MAX:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(key)
+            bucket = Bucket(rate)
+            self._buckets.put(name, bucket)
         return bucket

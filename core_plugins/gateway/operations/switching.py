@@ -8,7 +8,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from core_plugins.gateway import storage
-from core_plugins.gateway.operations.breakers import Breakers
+from core_plugins.gateway.model.breaker import State
+from core_plugins.gateway.operations.breakers import Breakers, Tier
 from core_plugins.gateway.settings import BreakerMode
 from plugin_api import Call, operation
 from plugin_api.errors import KernelError
@@ -28,10 +29,10 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 class BreakerView(Struct, frozen=True):
     """One breaker, as the worker that answers sees it: each worker counts for itself."""
 
-    tier: Literal["service", "operation"]
+    tier: Tier
     name: str
     """A plugin; of the kernel's own plugins, and in tier `operation`, an operation."""
-    state: Literal["closed", "open", "half_open"]
+    state: State
     mode: BreakerMode
 
 
@@ -72,7 +73,7 @@ class GatewayOperations:
         """List the breakers of services, as the worker that answers sees them."""
         views = [
             BreakerView(tier, name, state, self._breakers.mode_of(name))
-            for (tier, name), state in sorted(self._breakers.states().items())
+            for tier, name, state in self._breakers.states()
         ]
         return BreakerList(views, int(self._breakers.not_closed()["tenant", ""]))
 

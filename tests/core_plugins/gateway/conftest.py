@@ -311,5 +311,3 @@ async def scene(open_scene: OpenScene) -> Scene:
 @pytest.fixture
 async def worker(scene: Scene) -> Worker:
     return scene.workers[0]
-
-

@@ -30,11 +30,15 @@ def call(breaker: Breaker, outcome: Outcome, now: float) -> bool:
     return True
 
 
+def state_of(breaker: Breaker) -> State:
+    return breaker.state
+
+
 def opened(now: float = 0.0) -> StreakBreaker:
     breaker = StreakBreaker()
     for _ in range(5):
         call(breaker, FAILURE, now)
-    assert breaker.state is State.OPEN
+    assert state_of(breaker) is State.OPEN
     return breaker
 
 
@@ -45,9 +49,9 @@ def test_five_in_a_row_open_it_and_four_do_not() -> None:
     breaker = StreakBreaker()
     for _ in range(4):
         call(breaker, FAILURE, 0.0)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
     call(breaker, FAILURE, 0.0)
-    assert breaker.state is State.OPEN
+    assert state_of(breaker) is State.OPEN
 
 
 @pytest.mark.parametrize(("last", "state"), [(30.0, State.OPEN), (30.001, State.CLOSED)])
@@ -65,25 +69,25 @@ def test_a_row_is_not_lost_over_the_edge_of_any_window() -> None:
         call(breaker, SUCCESS, 0.0)
         for number in range(5):
             call(breaker, FAILURE, begin + 7.0 * number)
-        assert breaker.state is State.OPEN, begin
+        assert state_of(breaker) is State.OPEN, begin
 
 
 def test_old_failures_make_room_for_a_row_that_is_short_enough() -> None:
     breaker = StreakBreaker()
     for moment in (0.0, 20.0, 40.0, 41.0, 42.0):
         call(breaker, FAILURE, moment)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
     call(breaker, FAILURE, 43.0)
-    assert breaker.state is State.OPEN
+    assert state_of(breaker) is State.OPEN
 
 
 def test_a_success_ends_the_row_and_what_is_excluded_does_not() -> None:
     breaker = StreakBreaker()
     for outcome in (FAILURE, FAILURE, FAILURE, FAILURE, SUCCESS, FAILURE, FAILURE, FAILURE, EXCLUDED, FAILURE):
         call(breaker, outcome, 0.0)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
     call(breaker, FAILURE, 0.0)
-    assert breaker.state is State.OPEN
+    assert state_of(breaker) is State.OPEN
 
 
 @pytest.mark.parametrize(("failures", "successes", "state"), [(19, 0, State.CLOSED), (20, 0, State.OPEN)])
@@ -109,7 +113,7 @@ def test_calls_under_way_do_not_dilute_the_ratio() -> None:
     under_way = [breaker.enter(1.0, LEASE_S) for _ in range(200)]
     for generation in under_way[:20]:
         breaker.leave(generation, FAILURE, 2.0)
-    assert breaker.state is State.OPEN
+    assert state_of(breaker) is State.OPEN
 
 
 @pytest.mark.parametrize(("later", "state"), [(59.9, State.OPEN), (60.0, State.CLOSED), (10_000.0, State.CLOSED)])
@@ -131,7 +135,7 @@ def test_the_window_rolls_as_a_plain_list_of_moments_would() -> None:
         told.append((int(now), is_failure))
         recent = [failed for second, failed in told if second > int(now) - 60]
         expected = is_failure and len(recent) >= 20 and sum(recent) > len(recent) / 2
-        assert (breaker.state is State.OPEN) == expected
+        assert (state_of(breaker) is State.OPEN) == expected
         if expected:
             breaker, told = RatioBreaker(), []
 
@@ -154,7 +158,7 @@ def test_of_a_hundred_at_half_open_one_is_let_through() -> None:
     entered = [breaker.enter(31.0, LEASE_S) for _ in range(100)]
     assert entered.count(REFUSED) == 99
     breaker.leave(max(entered), SUCCESS, 31.5)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
     assert call(breaker, SUCCESS, 31.5)
 
 
@@ -163,15 +167,15 @@ def test_a_probe_that_fails_opens_it_again_for_as_long() -> None:
     assert call(breaker, FAILURE, 31.0)
     assert not call(breaker, SUCCESS, 61.0)
     assert call(breaker, SUCCESS, 61.001)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
 
 
 def test_a_probe_that_says_nothing_frees_its_place() -> None:
     breaker = opened()
     assert call(breaker, EXCLUDED, 31.0)
-    assert breaker.state is State.HALF_OPEN
+    assert state_of(breaker) is State.HALF_OPEN
     assert call(breaker, SUCCESS, 31.0)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
 
 
 @pytest.mark.parametrize(("moment", "is_let_through"), [(37.0, False), (37.001, True)])
@@ -186,10 +190,10 @@ def test_what_a_lost_probe_says_in_the_end_counts_no_more() -> None:
     lost = breaker.enter(31.0, LEASE_S)
     second = breaker.enter(38.0, LEASE_S)
     breaker.leave(lost, FAILURE, 38.5)
-    assert breaker.state is State.HALF_OPEN
+    assert state_of(breaker) is State.HALF_OPEN
     breaker.leave(second, SUCCESS, 39.0)
     breaker.leave(lost, FAILURE, 39.5)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
 
 
 def test_what_began_before_it_opened_counts_no_more() -> None:
@@ -198,10 +202,10 @@ def test_what_began_before_it_opened_counts_no_more() -> None:
     for _ in range(5):
         call(breaker, FAILURE, 1.0)
     breaker.leave(early, SUCCESS, 2.0)
-    assert breaker.state is State.OPEN
+    assert state_of(breaker) is State.OPEN
     probe = breaker.enter(32.0, LEASE_S)
     breaker.leave(early, SUCCESS, 33.0)
-    assert breaker.state is State.HALF_OPEN
+    assert state_of(breaker) is State.HALF_OPEN
     breaker.leave(probe, SUCCESS, 33.0)
     breaker.leave(early, FAILURE, 34.0)
     assert breaker.is_calm
@@ -212,7 +216,7 @@ def test_closed_again_it_counts_from_zero() -> None:
     call(breaker, SUCCESS, 31.0)
     for _ in range(4):
         call(breaker, FAILURE, 32.0)
-    assert breaker.state is State.CLOSED
+    assert state_of(breaker) is State.CLOSED
     assert not breaker.is_calm
 
 
@@ -230,4 +234,4 @@ def test_it_never_wedges(kind: type[Breaker]) -> None:
             elif (generation := breaker.enter(now, LEASE_S)) != REFUSED:
                 under_way.append(generation)
         assert call(breaker, SUCCESS, now + 31.0)
-        assert breaker.state is State.CLOSED
+        assert state_of(breaker) is State.CLOSED

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -92,17 +93,14 @@ async def test_the_deadline_counts_and_a_caller_that_leaves_does_not(open_scene:
     worker.plugin.operations.before_end = hang
     for _ in range(6):
         call = call_of(scene, worker)
-        task = asyncio.create_task(worker.kernel.table.inner["acme.notes", "trouble"].invoke(call, Fail("none")))
-        await until(lambda: call_is_running(task), "it runs")
+        begun = worker.marks["trouble"]
+        task = asyncio.ensure_future(worker.kernel.table.inner["acme.notes", "trouble"].invoke(call, Fail("none")))
+        await until(lambda begun=begun: worker.marks["trouble"] > begun, "it runs")  # type: ignore[misc]
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     statuses = [answer.status for answer in await fail(worker, "none", 6)]
     assert statuses == [504] * 5 + [503]
-
-
-def call_is_running(task: asyncio.Task[Any]) -> bool:
-    return not task.done() and len(task.get_stack()) > 0
 
 
 def call_of(scene: Scene, worker: Worker, seconds: float = 5.0) -> Call:
@@ -147,7 +145,7 @@ async def test_a_probe_whose_caller_leaves_makes_room(scene: Scene, worker: Work
         await asyncio.sleep(30)
 
     worker.plugin.operations.before_end = hold
-    task = asyncio.create_task(
+    task = asyncio.ensure_future(
         worker.kernel.table.inner["acme.notes", "trouble"].invoke(call_of(scene, worker), Fail("none"))
     )
     await entered.wait()
@@ -215,7 +213,7 @@ async def test_switched_off_they_count_nothing(open_scene: OpenScene) -> None:
 
 def breakers_of(worker: Worker) -> breakers.Breakers:
     plugin: Any = worker.kernel.table.generations["kernel.gateway"].plugin
-    found: breakers.Breakers = plugin._breakers  # noqa: SLF001
+    found: breakers.Breakers = plugin._breakers
     return found
 
 
@@ -290,6 +288,7 @@ async def test_a_call_counts_for_the_operation_that_failed_alone(scene: Scene, w
 
 async def run_outer(worker: Worker, scene: Scene, outer: Any, within: Callable[[Call], Any]) -> None:
     """`add`, which asks `trouble` in its middle; `trouble` itself asks nobody."""
+
     async def once(call: Call) -> None:
         worker.plugin.operations.before_end = None
         await within(call)
@@ -307,7 +306,6 @@ async def test_a_replayed_answer_says_nothing(worker: Worker) -> None:
     assert is_refused(await worker.get("/ping"))
 
 
-
 # ------------------------------------------------------------------------------------------------- operators
 
 
@@ -322,7 +320,7 @@ async def test_what_an_operator_sets_holds_on_every_worker(open_scene: OpenScene
     assert answer.json == {"service": "acme.notes", "mode": mode}
 
     for worker in (first, second):
-        await until(lambda worker=worker: breakers_of_kernel(worker, mode), "the worker has heard of it")
+        await until(partial(breakers_of_kernel, worker, mode), "the worker has heard of it")
         await fail(worker, times=6) if mode == "observe_only" else []
         answer = await worker.get("/ping")
         assert answer.status == status

@@ -92,7 +92,9 @@ async def test_junk_for_a_key_is_refused(scene: Scene, worker: Worker, key: str)
     assert await scene.bodies() == []
 
 
-@pytest.mark.parametrize(("one", "other"), [("abc", '"abc"'), ('"a\\"b\\\\c"', 'a"b\\c'), ("k" * 255, f'"{"k" * 255}"')])
+@pytest.mark.parametrize(
+    ("one", "other"), [("abc", '"abc"'), ('"a\\"b\\\\c"', 'a"b\\c'), ("k" * 255, f'"{"k" * 255}"')]
+)
 async def test_a_quoted_key_is_the_bare_key(worker: Worker, one: str, other: str) -> None:
     first = (await worker.post("/notes", {"body": "quoted"}, one)).expect(201)
     same(first, await worker.post("/notes", {"body": "quoted"}, other))
@@ -246,7 +248,7 @@ async def test_who_waits_until_the_deadline_is_told_so(
 
 
 async def test_nothing_is_remembered_of_calls_that_ended(worker: Worker) -> None:
-    keyed = worker.kernel.table.generations["kernel.gateway"].plugin._keyed  # type: ignore[attr-defined]  # noqa: SLF001
+    keyed = worker.kernel.table.generations["kernel.gateway"].plugin._keyed  # type: ignore[attr-defined]
     await asyncio.gather(*(worker.post("/notes", {"body": "x"}, f"key-{n % 7}") for n in range(30)))
     await asyncio.gather(*(worker.post("/trouble", {"kind": "bug"}, f"key-{n % 7}") for n in range(30)))
 
@@ -333,4 +335,3 @@ async def test_a_session_that_ends_after_the_effect_leaves_neither(scene: Scene,
     worker.plugin.operations.before_end = None
     (await worker.post("/notes", {"body": "cut"}, "key-1")).expect(201)
     assert await scene.bodies() == ["cut"]
-

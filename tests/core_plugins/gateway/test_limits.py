@@ -216,5 +216,5 @@ async def test_several_keys_are_asked_for_at_once(cache: CachePart) -> None:
 async def test_nothing_is_kept_of_who_was_forgotten(scene: Scene, worker: Worker) -> None:
     limits: Any = worker.kernel.table.slots.limit.__self__  # type: ignore[union-attr]
     await worker.get("/ping")
-    assert len(limits._bounds) == 1  # noqa: SLF001
-    assert len(limits._buckets) == 2  # noqa: SLF001
+    assert len(limits._bounds) == 1
+    assert len(limits._buckets) == 2
