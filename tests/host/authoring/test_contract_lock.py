@@ -111,9 +111,11 @@ def test_without_events_there_is_nothing_to_lock(project: Path, capfdbinary: pyt
     change(project / EVENTS, DECLARED, "EVENTS: Final[dict[str, type[Struct]]] = {}")
 
     assert 0 == main(["contract", "lock", str(project), "--json"])
-    assert {"file": str(project / "acme_crm" / "events.lock"), "gained": [], "types": []} == json.loads(
-        capfdbinary.readouterr().out
-    )
+    told = json.loads(capfdbinary.readouterr().out)
+    assert {"file": str(project / "acme_crm" / "events.lock"), "gained": [], "types": []} == {
+        name: told[name] for name in ("file", "gained", "types")
+    }
+    assert told["wire"]["file"] == str(project / "acme_crm" / "wire.lock")
     assert not (project / "acme_crm" / "events.lock").exists()
 
 
