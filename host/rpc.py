@@ -189,6 +189,7 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
     def _add_trailing(self, call: RpcCall, answer: Any, context: Any) -> None:
         """What REST has in the head of its answer."""
         headers = list(call.call.response_headers or ()) if call.call is not None else []
+        headers += call.compiled.registered.notices if call.compiled is not None else ()
         version = getattr(answer, "version", None)
         if isinstance(version, int) and hasattr(answer, "id"):
             headers.append(("etag", f'"{version}"'))
