@@ -20,6 +20,8 @@ RESERVED_PACKAGES: Final = frozenset({"host", "plugin_api", "core_plugins", "mar
 """Top-level names of the kernel, which no plugin's distribution may hold."""
 TEMPLATES: Final = Path(__file__).parent / "templates"
 SUFFIX: Final = ".template"
+MESSAGES: Final = frozenset({"Greet", "Greeting", "Note"})
+"""Names of Structs in the templates that an id could give the class of operations too; gRPC has one space for both."""
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -91,11 +93,12 @@ def template_names(plugin_id: str) -> dict[str, str]:
     for reason in _objections(plugin_id):
         raise BadId(reason)
     package = plugin_id.replace(".", "_")
+    title = plugin_id.rpartition(".")[2].capitalize()
     return {
         "id": plugin_id,
         "package": package,
         "distribution": plugin_id.replace(".", "-"),
-        "title": plugin_id.rpartition(".")[2].capitalize(),
+        "title": f"{title}s" if title in MESSAGES else title,
         "schema": names_of(plugin_id).schema,
         "variables": f"PK_{package.upper()}__",
     }

@@ -251,13 +251,13 @@ class Rehearsal:
 
     def _compare_wire(self, generation: Generation) -> None:
         """What gRPC has of its operations, with the numbers that its author has committed."""
-        file = (str(self._place_of(WIRE_LOCK)), 0)
+        file, names = (str(self._place_of(WIRE_LOCK)), 0), generation.names
         try:
             locked = read_wire_lock(self._place_of(WIRE_LOCK))
         except WireLockUnreadable as error:
             self._find("wire_lock_unreadable", str(error), file)
+            self._wire = contract_of(names.grpc_package, generation.operations, Lock())  # for whoever asks to lock it
             return
-        names = generation.names
         self._wire = contract = contract_of(names.grpc_package, generation.operations, locked or Lock())
         for operation, why in contract.lacking.items():
             self._find("no_grpc", f"{operation} has no method in gRPC: {why}")
