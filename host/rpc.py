@@ -26,7 +26,12 @@ from host.rpc_errors import REQUEST_ID_KEY, metadata_of, status_of, text_of, tra
 from host.tracing import about_call, begin, end_rpc
 from host.wire.served import ServedContract, serve
 from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, NotFound, Unavailable
-from plugin_api.limits import METADATA_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, STREAMS_PER_CONNECTION_MAX
+from plugin_api.limits import (
+    CONNECTIONS_MAX,
+    METADATA_BYTES_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+)
 
 if TYPE_CHECKING:
     from host.generations import Generation
@@ -55,6 +60,7 @@ def _options(body_bytes_max: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
         ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.keepalive_time_ms", 60_000),

@@ -22,7 +22,7 @@ CURSOR_BYTES_MAX: Final = 2_048
 REQUEST_ID_BYTES_MAX: Final = 64
 
 CONNECTIONS_MAX: Final = 2_048
-"""Client connections of one worker; a further one is refused with 503."""
+"""Client connections of one worker at each door; REST refuses a further one with 503, gRPC hangs up on it."""
 REQUESTS_IN_FLIGHT_MAX: Final = 512
 """Operations that run in one worker at once; a further one is refused with 503."""
 STREAMS_PER_CONNECTION_MAX: Final = 128

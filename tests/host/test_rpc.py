@@ -302,6 +302,33 @@ async def test_metadata_is_bounded(door: Door) -> None:
     assert (await door.client.call("Hello", ("x-more", "x" * 4_000))).status == "OK"
 
 
+async def test_connections_are_bounded(bare_kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many is hung up on; when another has gone there is room again."""
+    monkeypatch.setattr("host.rpc.CONNECTIONS_MAX", 2)
+    rpc, own = RpcDoor(bare_kernel), [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    bare_kernel.is_ready = True
+    with reserve("127.0.0.1", 0, "--grpc-port") as held:
+        address = show_address(held)
+        await rpc.start(address)
+        first, second, third = [grpc.aio.insecure_channel(address, options=own) for _ in range(3)]
+        assert [await checked(one) for one in (first, second)] == ["OK", "OK"]
+        assert await checked(third) == "UNAVAILABLE"
+        assert await checked(first) == "OK"
+
+        await second.close()
+        assert await checked(third, until_ready=True) == "OK"
+        for one in (first, third):
+            await one.close()
+        await rpc.close(1.0)
+    bare_kernel.stamps.close()  # type: ignore[attr-defined]
+
+
+async def checked(channel: Any, *, until_ready: bool = False) -> str:
+    """The status of a question for the health of the server; `until_ready` lets the client try to connect again."""
+    call = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20.0, wait_for_ready=until_ready)
+    return str((await call.code()).name)
+
+
 async def test_metadata_that_must_be_single_stands_once(door: Door) -> None:
     reply = await door.client.call("Hello", ("idempotency-key", "a"), ("idempotency-key", "b"))
 
