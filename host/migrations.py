@@ -147,6 +147,8 @@ async def migrate(
     """
     files = read_folder(folder)
     if not files:
+        if not dry_run and schema.startswith("x_"):
+            await migrator.prepare(schema)  # its operations run as its role all the same
         return []
     pending = _planned(plugin_id, files, await migrator.applied(schema), phases, may_be_older=may_be_older)
     if dry_run:

@@ -128,7 +128,9 @@ class PluginOperations:
                 return state
         raise NotFound("there is no such plugin here; `GET /api/v1/plugins` lists them")
 
-    @operation("POST /", permission="install", operator=True, status=201, deadline_s=CHANGE_DEADLINE_S)
+    @operation(
+        "POST /", permission="install", operator=True, status=201, deadline_s=CHANGE_DEADLINE_S, idempotency="none"
+    )
     async def install_plugin(self, call: Call, request: InstallPlugin) -> PluginState:
         """Install a plugin into the running kernel. Answers when every worker serves it.
 
@@ -141,7 +143,13 @@ class PluginOperations:
         call.add_response_header("Location", f"{HOST_NAMES.rest_prefix}/{outcome.plugin_id}")
         return self._state_of(outcome.plugin_id)
 
-    @operation("POST /{plugin_id}/upgrade", permission="upgrade", operator=True, deadline_s=CHANGE_DEADLINE_S)
+    @operation(
+        "POST /{plugin_id}/upgrade",
+        permission="upgrade",
+        operator=True,
+        deadline_s=CHANGE_DEADLINE_S,
+        idempotency="none",
+    )
     async def upgrade_plugin(self, call: Call, request: UpgradePlugin) -> PluginState:
         """Replace a plugin by another version of it. Calls under way end with the version that they began with.
 
@@ -152,22 +160,38 @@ class PluginOperations:
         async with self._asked_for(request.requirement, request.wheel) as what:
             return await self._changed(Change(verb="upgrade", plugin_id=request.plugin_id, what=what))
 
-    @operation("POST /{plugin_id}/rollback", permission="rollback", operator=True, deadline_s=CHANGE_DEADLINE_S)
+    @operation(
+        "POST /{plugin_id}/rollback",
+        permission="rollback",
+        operator=True,
+        deadline_s=CHANGE_DEADLINE_S,
+        idempotency="none",
+    )
     async def rollback_plugin(self, call: Call, request: PluginRef) -> PluginState:
         """Return to the version that served before. Its data stays as it is: no migration is taken back."""
         return await self._changed(Change(verb="rollback", plugin_id=request.plugin_id))
 
-    @operation("POST /{plugin_id}/enable", permission="enable", operator=True, deadline_s=CHANGE_DEADLINE_S)
+    @operation(
+        "POST /{plugin_id}/enable", permission="enable", operator=True, deadline_s=CHANGE_DEADLINE_S, idempotency="none"
+    )
     async def enable_plugin(self, call: Call, request: PluginRef) -> PluginState:
         """Let a disabled or quarantined plugin serve again."""
         return await self._changed(Change(verb="enable", plugin_id=request.plugin_id))
 
-    @operation("POST /{plugin_id}/disable", permission="disable", operator=True, deadline_s=CHANGE_DEADLINE_S)
+    @operation(
+        "POST /{plugin_id}/disable",
+        permission="disable",
+        operator=True,
+        deadline_s=CHANGE_DEADLINE_S,
+        idempotency="none",
+    )
     async def disable_plugin(self, call: Call, request: DisablePlugin) -> PluginState:
         """Take a plugin away, with its data kept. Refused while others need it, unless `cascade` disables them too."""
         return await self._changed(Change(verb="disable", plugin_id=request.plugin_id, cascade=request.cascade))
 
-    @operation("DELETE /{plugin_id}", permission="remove", operator=True, deadline_s=CHANGE_DEADLINE_S)
+    @operation(
+        "DELETE /{plugin_id}", permission="remove", operator=True, deadline_s=CHANGE_DEADLINE_S, idempotency="none"
+    )
     async def remove_plugin(self, call: Call, request: RemovePlugin) -> Removed:
         """Remove a plugin. Its data is kept (and found again by a later installation), exported and then destroyed, or
         destroyed.

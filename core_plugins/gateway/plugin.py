@@ -33,11 +33,11 @@ class GatewayPlugin:
         self._keyed = KeyedCalls(registrar.secrets, settings.keep_answers_s)
         self._answers = KeptAnswers(registrar.calls, registrar.log)
         registrar.task("forgetting", self._answers.run)
-        rejected = registrar.counter("breaker_rejected", "Calls that an open breaker refused", ["tier", "service"])
+        rejected = registrar.counter("breaker_rejected", "Calls that an open breaker refused.", ["tier", "service"])
         self._breakers = Breakers(settings, rejected)
-        told = "Breakers that are open or half-open"
+        told = "Breakers that are open or half-open."
         registrar.gauge("breaker_state", told, ["tier", "service"], self._breakers.not_closed)
-        refused = registrar.counter("refused", "Calls that a limit refused", ["limit"])
+        refused = registrar.counter("refused", "Calls that a limit refused.", ["limit"])
         self._limits = Limits(settings, registrar.cache, registrar.log, refused)
         registrar.task("cache", self._limits.watch)
         self._make_admission = lambda load: Admission(settings, load, refused)

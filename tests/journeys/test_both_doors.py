@@ -297,6 +297,26 @@ def comparable(outcome: tuple[str, Any]) -> Any:
     return (code, shape(value)) if code == "OK" else (code, value[1])
 
 
+def same(rest: Any, grpc: Any) -> bool:
+    """Whether both are one; a word of an enum may carry its type's name in protobuf."""
+    if rest == grpc:
+        return True
+    if isinstance(rest, dict) and isinstance(grpc, dict):
+        return rest.keys() == grpc.keys() and all(same(rest[name], grpc[name]) for name in rest)
+    if isinstance(rest, (list, tuple)) and isinstance(grpc, (list, tuple)):
+        return len(rest) == len(grpc) and all(map(same, rest, grpc))
+    if isinstance(rest, str) and isinstance(grpc, str) and grpc.isupper():
+        return grpc.lower().endswith(f"_{rest}")
+    return False
+
+
+def test_what_differs_is_not_the_same() -> None:
+    assert same({"a": ["open", 1]}, {"a": ["STATE_OPEN", 1]})
+    assert not same({"a": "open"}, {"a": "STATE_CLOSED"})
+    assert not same({"a": 1}, {"a": 2})
+    assert not same([1], [1, 1])
+
+
 async def test_all_operations_answer_alike_through_both_doors(
     owner: Doors, operator: Doors, channel: Any, tenant: Tenant
 ) -> None:
@@ -312,7 +332,7 @@ async def test_all_operations_answer_alike_through_both_doors(
                 first, second = [next(islice(inputs(one, tenant), position, None)) for _ in range(2)]
                 etag = '"999"' if one.verb == "PATCH" else ""
                 by_rest, by_grpc = await doors.by_rest(one, first, etag), await doors.by_grpc(one.grpc, second, etag)
-                assert comparable(by_rest) == comparable(by_grpc), (one.id, first, by_rest, by_grpc)
+                assert same(comparable(by_rest), comparable(by_grpc)), (one.id, first, by_rest, by_grpc)
                 outcomes[by_rest[0]] = outcomes.get(by_rest[0], 0) + 1
 
     assert outcomes["OK"] > 25
