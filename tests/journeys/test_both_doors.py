@@ -29,6 +29,7 @@ NOBODY = "0198c0de-0000-7000-8000-00000000beef"
 STREAMS = {"eventbus.follow_events", "files.download", "files.upload"}
 """What REST alone has."""
 SAMPLES: dict[str, Callable[[Tenant], dict[str, Any]]] = {
+    "gateway.set_breaker": lambda _: {"mode": "usual"},
     "plugin.install_plugin": lambda _: {"requirement": "../no-such-thing"},
     "plugin.upgrade_plugin": lambda _: {"requirement": "../no-such-thing"},
     "plugin.get_plugin": lambda _: {"plugin_id": "kernel.iam"},
