@@ -379,7 +379,7 @@ async def test_the_callers_deadline_shortens_ours_and_never_lengthens_it(door: D
 
     assert 0.1 < left[0] <= 0.2  # what the operation declares
     assert 0.1 < left[1] <= 0.2
-    assert left[2] <= 0.1
+    assert left[2] <= 0.101  # it travels in whole milliseconds, rounded up
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
