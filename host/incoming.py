@@ -43,7 +43,33 @@ def new_request_id() -> str:
     return f"{_id_prefix}-{next(_id_number):08x}"
 
 
-class Incoming:
+class CallOfDoor:
+    """What lines of the log tell of a call, whatever door it came through."""
+
+    __slots__ = ()
+
+    trace: Trace | None
+    call: Call | None
+    compiled: CompiledOperation | None
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id, for the log."""
+        return self.trace.trace_id if self.trace is not None else ""
+
+    @property
+    def tenant(self) -> UUID | str:
+        """The tenant's id, for the log; empty until the caller is known."""
+        call = self.call
+        return call.tenant_id if call is not None and call.has_tenant else ""
+
+    @property
+    def plugin(self) -> str:
+        """The plugin whose operation was asked for, for the log."""
+        return self.compiled.registered.bound.plugin_id if self.compiled is not None else ""
+
+
+class Incoming(CallOfDoor):
     """One request as our door sees it; implements `host.pipeline.Inbound`."""
 
     __slots__ = (
@@ -143,22 +169,6 @@ class Incoming:
     def _read_request_id(self) -> str:
         sent = self.fields.get(b"x-request-id")
         return read_request_id(sent.decode("latin-1") if sent else "")
-
-    @property
-    def trace_id(self) -> str:
-        """The trace's id, for the log."""
-        return self.trace.trace_id if self.trace is not None else ""
-
-    @property
-    def tenant(self) -> UUID | str:
-        """The tenant's id, for the log; empty until the caller is known."""
-        call = self.call
-        return call.tenant_id if call is not None and call.has_tenant else ""
-
-    @property
-    def plugin(self) -> str:
-        """The plugin whose operation was asked for, for the log."""
-        return self.compiled.registered.bound.plugin_id if self.compiled is not None else ""
 
     @property
     def method(self) -> str:

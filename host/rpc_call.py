@@ -6,12 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote
-from uuid import UUID
 
 from google.protobuf.message import DecodeError
 
 from host.expiry import Expiry
-from host.incoming import read_request_id
+from host.incoming import CallOfDoor, read_request_id
 from host.pipeline import CompiledOperation
 from host.tracing import Span, read_traceparent
 from host.wire.served import ServedMethod
@@ -23,7 +22,7 @@ _SINGLE: Final = frozenset({"authorization", "idempotency-key", "if-match", "x-r
 _AGENT_LENGTH_MAX: Final = 200
 
 
-class RpcCall:
+class RpcCall(CallOfDoor):
     """One call; implements `host.pipeline.Inbound`."""
 
     __slots__ = (
@@ -77,22 +76,6 @@ class RpcCall:
         self.compiled, self.method, self._body_limit = compiled, method, body_limit
         if self._doubled:
             raise Unreadable(f"the metadata {self._doubled} stands twice; send it once", code="bad_header")
-
-    @property
-    def trace_id(self) -> str:
-        """The trace's id, for the log."""
-        return self.trace.trace_id if self.trace is not None else ""
-
-    @property
-    def tenant(self) -> UUID | str:
-        """The tenant's id, for the log; empty until the caller is known."""
-        call = self.call
-        return call.tenant_id if call is not None and call.has_tenant else ""
-
-    @property
-    def plugin(self) -> str:
-        """The plugin whose operation was asked for, for the log."""
-        return self.compiled.registered.bound.plugin_id if self.compiled is not None else ""
 
     def credentials(self) -> Credentials:
         """What the caller showed. Cookies are for browsers, which do not come this way."""

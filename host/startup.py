@@ -174,7 +174,7 @@ class Startup:
         version before too: that may serve beside, and again after a rollback; the rest waits for `pk migrate up`, or for
         its time."""
         folder, migrator = found.folder / "migrations", self._kernel.find(MIGRATOR)
-        if migrator is None or (found.is_kernel and not folder.is_dir()):
+        if migrator is None:
             return []
         schema = generation.names.schema
         if found.is_kernel:

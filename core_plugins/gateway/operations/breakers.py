@@ -36,7 +36,6 @@ from plugin_api.errors import (
 from plugin_api.pipeline import BoundOperation, Guard
 from plugin_api.registrar import Counter
 
-HOST_ID: Final = "kernel.host"
 RETRY_S: Final = 0.1
 TENANTS_MAX: Final = 10_000
 """Tenants whose calls are counted in one process; those that called longest ago are forgotten first."""
@@ -103,8 +102,9 @@ class Breakers:
         """Whether every breaker does what breakers do."""
 
     def make(self, bound: BoundOperation) -> Guard | None:
-        """The guard of one operation; none for the host's own, with which operators mend what has failed."""
-        return None if bound.plugin_id == HOST_ID else OperationGuard(self, bound)
+        """The guard of one operation; none for those of operators, who mend with them what has failed, and who could else
+        close the door to the very operation that opens it."""
+        return None if bound.spec.operator else OperationGuard(self, bound)
 
     def mode_of(self, service: str) -> BreakerMode:
         """What the breaker of a service is to do."""

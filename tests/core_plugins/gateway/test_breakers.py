@@ -331,7 +331,16 @@ async def test_what_an_operator_sets_holds_on_every_worker(open_scene: OpenScene
     (await second.get("/ping")).expect(200)
 
 
-def breakers_of_kernel(worker: Worker, mode: str) -> bool:
+async def test_an_operator_is_never_locked_out_of_the_breakers(open_scene: OpenScene) -> None:
+    (worker,) = (await open_scene(1)).workers
+    name = "gateway.set_breaker"
+    path = f"/api/v1/gateway/breakers/{name}"
+    (await worker.client().request("PUT", path, {"mode": "forced_open"})).expect(200)
+    await until(lambda: breakers_of_kernel(worker, "forced_open", name), "the worker has heard of it")
+    (await worker.client().request("PUT", path, {"mode": "usual"})).expect(200)
+
+
+def breakers_of_kernel(worker: Worker, mode: str, service: str = "acme.notes") -> bool:
     """Whether the worker's own guard keeps to a mode."""
     guard: Any = worker.kernel.table.slots.guard
-    return bool(guard.__self__.mode_of("acme.notes") == mode)
+    return bool(guard.__self__.mode_of(service) == mode)
