@@ -13,13 +13,14 @@ from google.protobuf.message import DecodeError
 from host.expiry import Expiry
 from host.incoming import read_request_id
 from host.pipeline import CompiledOperation
+from host.remote.assertion import CALLER
 from host.tracing import Span, read_traceparent
 from host.wire.served import ServedMethod
 from plugin_api.call import Call, Trace
 from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable
 from plugin_api.pipeline import Credentials
 
-_SINGLE: Final = frozenset({"authorization", "idempotency-key", "if-match", "x-request-id", "traceparent"})
+_SINGLE: Final = frozenset({"authorization", CALLER, "idempotency-key", "if-match", "x-request-id", "traceparent"})
 _AGENT_LENGTH_MAX: Final = 200
 
 
@@ -32,6 +33,7 @@ class RpcCall:
         "_doubled",
         "_fields",
         "address",
+        "assertion",
         "call",
         "compiled",
         "deadline_s",
@@ -53,10 +55,14 @@ class RpcCall:
         self._body_limit = 0
         self._doubled = ""
         self._fields: dict[str, str] = {}
+        self.assertion: bytes | None = None
+        """Who acts, as another kernel says."""
         for name, value in metadata:
             if name in self._fields and name in _SINGLE:
                 self._doubled = name
             self._fields[name] = value if isinstance(value, str) else ""
+            if name == CALLER:
+                self.assertion = value if isinstance(value, bytes) else b""
         fields = self._fields
         self.request_id = read_request_id(fields.get("x-request-id", ""))
         self.idempotency_key = fields.get("idempotency-key")
