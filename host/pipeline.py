@@ -365,7 +365,7 @@ def compile_inner(
     run, refused = compose(registered, table, recorders, is_inner=True), compile_refused(bound, recorders)
     run = with_span(run, tracing, bound)
     generation = table.generations[bound.plugin_id]
-    revalidate = _revalidator(registered.request_type)
+    revalidate = _revalidator(registered)
 
     async def invoke(call: Call, request: Any) -> Any:
         callee = _callee(call, runtime)
@@ -401,15 +401,17 @@ def _callee(call: Call, runtime: CallRuntime) -> Call:
     )
 
 
-def _revalidator(request_type: type) -> Callable[[Any], Any]:
-    """Struct constructors do not enforce `Meta`, so a value from another plugin is encoded and decoded once."""
-    encode = msgspec.msgpack.Encoder().encode
+def _revalidator(registered: RegisteredOperation) -> Callable[[Any], Any]:
+    """Struct constructors do not enforce `Meta`, so a value from another plugin is encoded and decoded once. What is wrong
+    with it is told as the doors tell it: everything at once, each with its place."""
+    encode, request_type = msgspec.msgpack.Encoder().encode, registered.request_type
     decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(request_type)
 
     def revalidate(request: Any) -> Any:
         try:
             return decoder.decode(encode(request))
         except msgspec.ValidationError as error:
+            registered.bind_fields(msgspec.to_builtins(request, str_keys=True))
             raise InvalidRequest(f"{request_type.__name__}: {error}") from None
 
     return revalidate

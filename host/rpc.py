@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -24,7 +24,7 @@ from host.reflection import HEALTH, REFLECTION, Health, Reflection
 from host.remote.errors import CLASS_KEY, class_of
 from host.remote.service import KernelService
 from host.rpc_call import RpcCall
-from host.rpc_errors import metadata_of, status_of, text_of, trailing_of
+from host.rpc_errors import REQUEST_ID_KEY, metadata_of, status_of, text_of, trailing_of
 from host.tracing import about_call, begin, end_rpc
 from host.wire.served import ServedContract, serve
 from plugin_api.errors import DeadlinePassed, KernelBug, KernelError, NotFound, Unavailable
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 MESSAGE_OVERHEAD_BYTES: Final = 65_536
 """Beyond the limit of a body: what is a little too large is refused by us, with a text, and the rest by the library."""
+HANDLERS_MAX: Final = 1_000
+"""Handlers that are kept, each of which knows its path and nothing else: to make one costs as much as a call's log line."""
 CANCELLED: Final = 499
 """For log and metrics, where a client has gone away; HTTP has no status for it."""
 _decode: Final = msgspec.json.Decoder().decode
@@ -76,6 +78,7 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         self._health = Health(self._reflection.services, self._is_ready)
         self._for_kernels = KernelService(kernel)
         self._own = {**self._own_handlers(), **self._for_kernels.handlers()}
+        self._handlers = lru_cache(HANDLERS_MAX)(self._handler)
         self._server: Any = None
 
     async def start(self, address: str, credentials: Any = None) -> None:
@@ -122,21 +125,21 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
     def service(self, handler_call_details: Any) -> Any:
         """What the library asks for each call."""
         path = handler_call_details.method
-        own = self._own.get(path)
-        if own is not None:
-            return own
-        metadata = handler_call_details.invocation_metadata
+        if path not in self._kernel.table.methods:
+            return self._own.get(path) or self._handler(path)
+        return self._handlers(path)
 
+    def _handler(self, path: str) -> Any:
         async def answer(data: bytes, context: Any) -> bytes:
-            return await self._answer(path, metadata, data, context)
+            return await self._answer(path, data, context)
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
     # ------------------------------------------------------------------------------------ one call
 
-    async def _answer(self, path: str, metadata: Any, data: bytes, context: Any) -> bytes:
+    async def _answer(self, path: str, data: bytes, context: Any) -> bytes:
         expiry = Expiry(running_task(), asyncio.get_running_loop().call_later)
-        call = RpcCall(metadata, context.peer(), data, expiry)
+        call = RpcCall(context.invocation_metadata(), context.peer(), data, expiry)
         log_context.set(call)
         call.span = begin(self._kernel.tracing, call)
         self._in_flight += 1
@@ -149,13 +152,11 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
             known = self._known(call, error)
         else:
             self._record(call, path, self._status(call), grpc.StatusCode.OK)
-            await self._send_id(call, context)
             return answer
         finally:
             self._in_flight -= 1
             expiry.close()
         self._record(call, path, known.status, status_of(known))
-        await self._send_id(call, context)
         trailing = trailing_of(known, call.request_id)
         if call.assertion is not None:
             trailing = (*trailing, (CLASS_KEY, class_of(known)))
@@ -196,14 +197,14 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         return compiled, method
 
     def _add_trailing(self, call: RpcCall, answer: Any, context: Any) -> None:
-        """What REST has in the head of its answer."""
+        """What REST has in the head of its answer. Metadata before the answer would be a write of its own."""
         headers = list(call.call.response_headers or ()) if call.call is not None else []
         headers += call.compiled.registered.notices if call.compiled is not None else ()
+        found = [*metadata_of(headers), (REQUEST_ID_KEY, call.request_id)]
         version = getattr(answer, "version", None)
         if isinstance(version, int) and hasattr(answer, "id"):
-            headers.append(("etag", f'"{version}"'))
-        if headers:
-            context.set_trailing_metadata(metadata_of(headers))
+            found.append(("etag", f'"{version}"'))
+        context.set_trailing_metadata(tuple(found))
 
     def _known(self, call: RpcCall, error: Exception) -> KernelError:
         known = as_kernel_error(error)
@@ -212,10 +213,6 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         if call.span is not None:
             call.span.error = known.code
         return known
-
-    async def _send_id(self, call: RpcCall, context: Any) -> None:
-        with suppress(Exception):  # the client may be gone; the call itself is over
-            await context.send_initial_metadata((("x-request-id", call.request_id),))
 
     def _status(self, call: RpcCall) -> int:
         return call.compiled.registered.status if call.compiled is not None else 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote, unquote
 from uuid import UUID
@@ -49,21 +49,15 @@ class RpcCall:
         "user_agent",
     )
 
-    def __init__(self, metadata: Iterable[tuple[str, str | bytes]], peer: str, data: bytes, expiry: Expiry) -> None:
+    def __init__(self, metadata: Sequence[tuple[str, str]], peer: str, data: bytes, expiry: Expiry) -> None:
         self.started = time.monotonic()
         self._data = data
         self._body_limit = 0
-        self._doubled = ""
-        self._fields: dict[str, str] = {}
-        self.assertion: bytes | None = None
+        fields = self._fields = dict(metadata)
+        self._doubled = "" if len(fields) == len(metadata) else _doubled(metadata)
+        asserted: object = fields.get(CALLER)  # of names that end in -bin the values are bytes
+        self.assertion = asserted if isinstance(asserted, bytes) else None if asserted is None else b""
         """Who acts, as another kernel says."""
-        for name, value in metadata:
-            if name in self._fields and name in _SINGLE:
-                self._doubled = name
-            self._fields[name] = value if isinstance(value, str) else ""
-            if name == CALLER:
-                self.assertion = value if isinstance(value, bytes) else b""
-        fields = self._fields
         self.request_id = read_request_id(fields.get("x-request-id", ""))
         self.idempotency_key = fields.get("idempotency-key")
         self.if_match = fields.get("if-match")
@@ -139,6 +133,12 @@ class RpcCall:
                 code="malformed_message",
             ) from None
         return compiled.registered.bind_fields(method.read(message))
+
+
+def _doubled(metadata: Sequence[tuple[str, str]]) -> str:
+    """The last name that must be single and stands twice, or empty."""
+    names = [name for name, _ in metadata]
+    return next((name for name in reversed(names) if name in _SINGLE and names.count(name) > 1), "")
 
 
 def address_of(peer: str) -> str:

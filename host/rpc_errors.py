@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import grpc
@@ -16,12 +17,12 @@ from plugin_api.limits import VIOLATIONS_MAX
 
 DOMAIN: Final = "platform-kernel"
 DETAILS_KEY: Final = "grpc-status-details-bin"
+REQUEST_ID_KEY: Final = "x-request-id"
 TEXT_BYTES_MAX: Final = 1_000
 DETAILS_BYTES_MAX: Final = 3_600
 """Clients take 8 KiB of trailing metadata: this in base64, a text of which each byte may take three, and room for others."""
 _NAME: Final = re.compile(r"[a-z0-9_.-]+\Z")
-_VALUE: Final = re.compile(r"[ -~]*\Z")
-_NOT_SENT: Final = frozenset({"set-cookie", "grpc-status", "grpc-message", DETAILS_KEY})
+_NOT_SENT: Final = frozenset({"set-cookie", "grpc-status", "grpc-message", REQUEST_ID_KEY})
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -43,17 +44,23 @@ def text_of(error: KernelError) -> str:
 
 def trailing_of(error: KernelError, request_id: str) -> Metadata:
     """The trailing metadata of an error: its details, and the header fields that REST would have."""
-    return (*metadata_of(tuple(error.headers.items())), (DETAILS_KEY, details_of(error, request_id)))
+    own = (REQUEST_ID_KEY, request_id), (DETAILS_KEY, details_of(error, request_id))
+    return (*metadata_of(tuple(error.headers.items())), *own)
 
 
 def metadata_of(headers: Sequence[tuple[str, str]]) -> Metadata:
     """Header fields as metadata: names in lower case. What metadata cannot hold, and cookies, are left out."""
-    lowered = ((name.lower(), value) for name, value in headers)
     return tuple(
-        (name, value)
-        for name, value in lowered
-        if _NAME.match(name) and _VALUE.match(value) and name not in _NOT_SENT and not name.endswith("-bin")
+        (key, value) for name, value in headers if (key := _key(name)) and value.isascii() and value.isprintable()
     )
+
+
+@lru_cache(1_000)  # the same few names in every answer; the pattern alone is dearer than all else that is done for one
+def _key(name: str) -> str:
+    """The name as metadata has it; empty when it is not sent."""
+    lowered = name.lower()
+    is_sent = _NAME.match(lowered) and lowered not in _NOT_SENT and not lowered.endswith("-bin")
+    return lowered if is_sent else ""
 
 
 def details_of(error: KernelError, request_id: str) -> bytes:

@@ -19,6 +19,10 @@ from typing import Any, Self
 PK = Path(os.environ.get("PK_BIN") or Path(sys.executable).with_name("pk"))
 SITE = Path(__file__).with_name("site")
 READY_S = 60.0
+UNLIMITED = {
+    f"PK_GATEWAY__{whose}_{what}": "1000000" for whose in ("TENANT", "ACTOR", "ADDRESS") for what in ("RATE", "BURST")
+}
+"""One caller who asks as fast as it can is what limits are there against: they are kept, and never reached."""
 
 
 class Kernel:
@@ -33,7 +37,7 @@ class Kernel:
 
     async def __aenter__(self) -> Self:
         begun = time.monotonic()
-        environment = {**os.environ, "PYTHONPATH": str(SITE), **self._environment}
+        environment = {**os.environ, **UNLIMITED, "PYTHONPATH": str(SITE), **self._environment}
         ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
         self._log = (self.folder / "log").open("ab")
         self._process = await asyncio.create_subprocess_exec(

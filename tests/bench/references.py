@@ -1,4 +1,4 @@
-"""The servers that ours is compared with. Usage: `references.py raw|fastapi|door N`; prints its port when it listens."""
+"""The servers that ours is compared with. Usage: `references.py raw|rpc|fastapi|door N`; prints its port when it listens."""
 
 from __future__ import annotations
 
@@ -32,6 +32,27 @@ async def raw() -> None:
 
     await asyncio.get_running_loop().create_server(web.Server(hello), sock=listening())
     await asyncio.Event().wait()
+
+
+async def rpc() -> None:
+    """grpc.aio's server handing back the bytes that it got: nothing of it can be left out."""
+    import grpc
+    import grpc.aio
+
+    class Echo(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has no types
+        def service(self, handler_call_details: Any) -> Any:
+            return handler
+
+    async def echo(data: bytes, context: Any) -> bytes:
+        return data
+
+    handler = grpc.unary_unary_rpc_method_handler(echo)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Echo(),))
+    sys.stdout.write(f"{server.add_insecure_port('127.0.0.1:0')}\n")
+    sys.stdout.flush()
+    await server.start()
+    await server.wait_for_termination()
 
 
 def fastapi(key: str) -> None:
@@ -77,6 +98,7 @@ def _silent(text: str) -> None:
 if __name__ == "__main__":
     programs: dict[str, Callable[[], Any]] = {
         "raw": lambda: uvloop.run(raw()),
+        "rpc": lambda: uvloop.run(rpc()),
         "fastapi": lambda: fastapi(sys.argv[2]),
         "door": lambda: uvloop.run(door(int(sys.argv[2]))),
     }

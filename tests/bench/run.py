@@ -127,6 +127,13 @@ async def inprocess() -> list[Figure]:
     ]
 
 
+async def rpc() -> list[Figure]:
+    """What a call of gRPC costs."""
+    from rpc import rpc as measured
+
+    return await measured()
+
+
 async def transaction() -> list[Figure]:
     """A tenant's transaction against a plain one."""
     from database import figure  # beside us, like the others
@@ -201,6 +208,7 @@ FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "pipeline": pipeline,
     "routes": routes,
     "inprocess": inprocess,
+    "rpc": rpc,
     "transaction": transaction,
     "start": start,
     "observe": observe,

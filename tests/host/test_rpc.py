@@ -41,7 +41,6 @@ class Reply:
     status: str
     message: Any
     text: str
-    initial: dict[str, Any]
     trailing: dict[str, Any]
 
     def detail(self, kind: type) -> Any:
@@ -102,10 +101,9 @@ class Client:
         try:
             got = await call
         except grpc.aio.AioRpcError as error:
-            ends = [dict(one or ()) for one in (error.initial_metadata(), error.trailing_metadata())]
-            return Reply(error.code().name, None, error.details() or "", *ends)
+            return Reply(error.code().name, None, error.details() or "", dict(error.trailing_metadata() or ()))
         message = into.FromString(got) if into is not None else got
-        return Reply("OK", message, "", dict(await call.initial_metadata()), dict(await call.trailing_metadata()))
+        return Reply("OK", message, "", dict(await call.trailing_metadata()))
 
 
 @dataclass
@@ -140,7 +138,7 @@ async def test_a_call_is_answered(door: Door) -> None:
 
     assert reply.status == "OK", reply
     assert (reply.message.shelf, reply.message.copies, reply.message.version) == ("top", 2, 1)
-    assert reply.initial["x-request-id"] == "mine"
+    assert reply.trailing["x-request-id"] == "mine"
     assert reply.trailing["etag"] == '"1"'
 
 
@@ -173,7 +171,7 @@ async def test_a_request_id_that_is_none_is_made(door: Door, sent: str) -> None:
     given = [("x-request-id", sent)] if sent.isascii() and sent else []
     reply = await door.client.call("Hello", *given)
 
-    assert reply.initial["x-request-id"] not in ("", sent)
+    assert reply.trailing["x-request-id"] not in ("", sent)
 
 
 async def test_an_operation_may_add_a_header(door: Door) -> None:
@@ -194,7 +192,7 @@ async def test_a_patch_needs_the_version(door: Door) -> None:
 def reason(reply: Reply) -> str:
     """The code of a refusal, whose id is the one that was answered."""
     info = reply.detail(error_details_pb2.ErrorInfo)
-    assert (info.domain, info.metadata["request_id"]) == ("platform-kernel", reply.initial["x-request-id"])
+    assert (info.domain, info.metadata["request_id"]) == ("platform-kernel", reply.trailing["x-request-id"])
     return str(info.reason)
 
 
@@ -248,7 +246,7 @@ async def test_details_fit_into_what_clients_take() -> None:
     assert len(text_of(error).encode()) <= 1_000
     assert len(found.field_violations) > 30
     assert (found.field_violations[0].field, found.field_violations[-1].reason) == ("items.0.label", "more")
-    assert [name for name, _ in trailing_of(error, "id")] == ["allow", "grpc-status-details-bin"]
+    assert [name for name, _ in trailing_of(error, "id")] == ["allow", "x-request-id", "grpc-status-details-bin"]
 
 
 def unpacked(details: bytes) -> Any:

@@ -24,7 +24,18 @@ from plugin_api.testing.plugin import FreshKernel
 from tests.plugins.conftest import Pk, Plant
 
 KILLS = 1_000 if os.environ.get("PK_SOAK") else 50
-VICTIMS = (*("postgres", "worker0", "postgres", "worker1", "postgres") * 5, "parent")[1:]
+VICTIMS = (
+    "postgres",
+    "worker0",
+    "postgres",
+    "postgres",
+    "worker1",
+    "postgres",
+    "postgres",
+    "worker0",
+    "postgres",
+    "parent",
+)
 """After each round of them all is judged. PostgreSQL is back soonest."""
 WRITERS = 6
 WRITES_BEFORE_A_KILL = 8
@@ -97,6 +108,7 @@ class Writers:
             self.answers[key] = []
             for _ in range(random.choice((1, 1, 2))):  # some are repeated at once, as an impatient client would
                 await self.send(key)
+            await asyncio.sleep(0.02)  # as much as matters: each key is asked for again in the end
 
     async def send(self, key: str) -> bool:
         """Send one write; whether it was acknowledged."""
@@ -117,10 +129,13 @@ class Writers:
 
     async def replay_all(self) -> None:
         """Send every key again until it is acknowledged."""
-        for key in self.answers:
-            for _ in range(200):
-                if await self.send(key):
-                    break
+        places = asyncio.Semaphore(WRITERS)
+
+        async def replay(key: str) -> None:
+            async with places:
+                await until(lambda: self.send(key), f"the write with the key {key} is acknowledged", BACK_S)
+
+        await asyncio.gather(*map(replay, self.answers))
 
 
 def judge(

@@ -40,6 +40,18 @@ class Spun(Struct, frozen=True):
     count: int
 
 
+class Echo(Struct, frozen=True, forbid_unknown_fields=True):
+    """A text, to be handed back."""
+
+    text: Annotated[str, Meta(min_length=1, max_length=120)]
+
+
+class Echoed(Struct, frozen=True):
+    """The same text."""
+
+    text: str
+
+
 INVOICES: ServiceKey[Any] = ServiceKey("bench.invoice")
 
 
@@ -62,3 +74,17 @@ class InvoiceOperations:
     async def create_invoice(self, call: Call, request: Invoice) -> Made:
         """Make an invoice."""
         return Made("2026-0001", request.title, request.amount_minor, request.currency, request.amount_minor > 100_000)
+
+    @operation("GET /echoes", permission="invoice.read")
+    async def echo(self, call: Call, request: Echo) -> Echoed:
+        """Hand a text back; a GET has no record, and so no database behind it."""
+        return Echoed(request.text)
+
+    @operation("GET /echo_spins", permission="invoice.read")
+    async def spin_echo(self, call: Call, request: Spin) -> Spun:
+        """Hand texts back in-process."""
+        invoices = self._services.get(INVOICES)
+        asked = Echo("Consulting in November, thirty days net")
+        for _ in range(request.count):
+            await invoices.echo(call, asked)
+        return Spun(request.count)
