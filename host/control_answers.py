@@ -24,7 +24,8 @@ from plugin_api.ports.migrations import MIGRATOR, Migration, MigrationRefused, M
 if TYPE_CHECKING:
     from host.discovery import Found
     from host.kernel import Kernel
-    from host.settings import LoadedSettings
+from host.remote.remotes import remote_checks
+from host.settings import LoadedSettings
 
 DEMO_SLUG: Final = "demo"
 DEMO_DEADLINE_S: Final = 30.0
@@ -270,6 +271,7 @@ async def _doctor(source: Answering, _: Question) -> Document:
     states = source.kernel.state.plugins()
     checks = [_plugin_check(state, health.get(state.id)) for state in states]
     checks += _settings_checks(source.settings)
+    checks += remote_checks(source.kernel)
     return {
         "ok": not any(check.status == "fail" for check in checks),
         "version": kernel_version(),

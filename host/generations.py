@@ -18,7 +18,7 @@ from plugin_api.event_schemas import Payload
 from plugin_api.events import EventEnvelope
 from plugin_api.manifest import Manifest, Names
 from plugin_api.operation import OperationSpec
-from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
+from plugin_api.pipeline import Authorizer, BoundOperation, Identifier, Resolver
 from plugin_api.ports.job_queue import MissedRuns, RunningJob
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class SlotFillers:
 
     identify: Identifier | None = None
     authorize: Authorizer | None = None
+    resolve: Resolver | None = None
     admit: Callable[[BoundOperation], Any] | None = None
     entitle: Callable[[BoundOperation], Any] | None = None
     limit: Callable[[BoundOperation], Any] | None = None

@@ -31,6 +31,7 @@ from plugin_api.ports.stamps import Stamps
 
 if TYPE_CHECKING:
     from host.incoming import Incoming
+    from host.remote.remotes import Remotes
     from host.rpc_call import RpcCall
     from plugin_api.services import ServiceKey
 
@@ -71,6 +72,8 @@ class Kernel:
         """What the last stopped generation of a plugin left behind, by its id."""
         self.previous: dict[str, str] = {}
         """The version that a rollback of a plugin returns to, by its id."""
+        self.remotes: Remotes | None = None
+        """Capabilities that other kernels serve for this one; None when settings name none."""
         self.tracing: Tracing | None = None
         """None when no spans are made; read when an operation is compiled."""
         self.is_ready = False

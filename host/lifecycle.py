@@ -22,7 +22,7 @@ from plugin_api.errors import KernelError
 from plugin_api.hooks import Health
 from plugin_api.limits import DRAIN_DEADLINE_S, ENABLE_DEADLINE_S, HOOK_DEADLINE_S
 from plugin_api.manifest import Manifest, ManifestError, names_of
-from plugin_api.pipeline import Authorizer, BoundOperation, Identifier
+from plugin_api.pipeline import Authorizer, BoundOperation, Identifier, Resolver
 from plugin_api.ports.event_log import EVENT_LOG, Reaction
 from plugin_api.ports.host_state import PluginState
 
@@ -310,6 +310,10 @@ class StagedSlots:
     def authorize(self, authorizer: Authorizer) -> None:
         """Fill `authorize`."""
         self._fill("authorize", authorizer)
+
+    def resolve(self, resolver: Resolver) -> None:
+        """Fill `resolve`."""
+        self._fill("resolve", resolver)
 
     def entitle(self, make: Callable[[BoundOperation], Any]) -> None:
         """Fill `entitle`."""

@@ -67,12 +67,14 @@ def resolve(
     only: Collection[str] = (),
     disabled: Collection[str] = (),
     reasons: Mapping[str, str] | None = None,
+    elsewhere: Collection[str] = (),
 ) -> Resolution:
     """Order plugins by what they require and come after; equal input gives equal output.
 
     `only` (ids, or `money` for `kernel.money`; empty: everything) starts those and what they require. A plugin whose
     need is missing is blocked, its dependents with it, and the rest goes on; a circle blocks its members. `reasons` tells
-    of those disabled that no operator switched off why they are.
+    of those disabled that no operator switched off why they are. Nothing is started or missed for a capability that another
+    kernel serves (`elsewhere`).
 
     Raises:
         UnknownPlugin: `only` names what is not installed.
@@ -83,10 +85,10 @@ def resolve(
     off_ids = {plugin_id for name in disabled if (plugin_id := _find_id(name, sound)) is not None}
     switched_off = {i: _Off(sound[i].manifest, (reasons or {}).get(i, "")) for i in off_ids}
     manifests = {i: one.manifest for i, one in sound.items() if i not in switched_off}
-    chosen = _chosen(manifests, only, blocked)
+    chosen = _chosen(manifests, only, blocked, elsewhere)
     left_out = tuple(i for i in manifests if i not in chosen)
     starting = {i: manifests[i] for i in manifests if i in chosen}
-    blocked |= _block(starting, manifests, switched_off)
+    blocked |= _block(starting, manifests, switched_off, elsewhere)
     order = _order({i: m for i, m in starting.items() if i not in blocked})
     return Resolution(tuple(sound[i] for i in order), blocked, tuple(sorted(switched_off)), left_out)
 
@@ -112,7 +114,9 @@ def _find_id(name: str, known: Collection[str]) -> str | None:
 # ------------------------------------------------------------------------------------------------ choice
 
 
-def _chosen(manifests: Mapping[str, Manifest], only: Collection[str], blocked: Mapping[str, str]) -> set[str]:
+def _chosen(
+    manifests: Mapping[str, Manifest], only: Collection[str], blocked: Mapping[str, str], elsewhere: Collection[str]
+) -> set[str]:
     if not only:
         return set(manifests)
     waiting = [_named(name, {*manifests, *blocked}) for name in sorted(only)]
@@ -123,7 +127,7 @@ def _chosen(manifests: Mapping[str, Manifest], only: Collection[str], blocked: M
             continue
         chosen.add(plugin_id)
         needed = [need.name for need in _needs(manifests[plugin_id]) if need.is_hard]
-        waiting += [offers[name].plugin_id for name in needed if name in offers]
+        waiting += [offers[name].plugin_id for name in needed if name in offers and name not in elsewhere]
     return chosen
 
 
@@ -144,12 +148,13 @@ def _block(
     starting: Mapping[str, Manifest],
     all_known: Mapping[str, Manifest],
     switched_off: Mapping[str, _Off],
+    elsewhere: Collection[str],
 ) -> dict[str, str]:
     """Who cannot start and why; repeated until nobody new is found, because dependents go with what they need."""
     blocked = {**_double_offers(starting), **_overreaching(starting)}
     while True:
         alive = {i: m for i, m in starting.items() if i not in blocked}
-        lacking = dict(_lacking(alive, blocked, starting, all_known, switched_off))
+        lacking = dict(_lacking(alive, blocked, starting, all_known, switched_off, elsewhere))
         lacking = lacking or _circles(alive)
         if not lacking:
             return blocked
@@ -189,6 +194,7 @@ def _lacking(
     starting: Mapping[str, Manifest],
     all_known: Mapping[str, Manifest],
     switched_off: Mapping[str, _Off],
+    elsewhere: Collection[str],
 ) -> Iterator[tuple[str, str]]:
     offers = _offers(alive)
     for plugin_id, manifest in alive.items():
@@ -200,7 +206,7 @@ def _lacking(
                 said = f"{plugin_id} needs {need}, and {offer.plugin_id} provides {need.name} {offer.version}"
                 yield plugin_id, f"{said}; install versions that fit"
                 break
-            if need.is_hard:
+            if need.is_hard and need.name not in elsewhere:
                 yield (
                     plugin_id,
                     _missing(plugin_id, need, blocked, starting, all_known, switched_off),
@@ -268,7 +274,8 @@ def _circle_from(start: str, after: Mapping[str, Sequence[str]]) -> list[str]:
 def _order(alive: Mapping[str, Manifest]) -> list[str]:
     """Hard needs first, then soft ones; a soft need that would close a circle is dropped, the last by id first."""
     offers = _offers(alive)
-    hard = {i: {offers[n.name].plugin_id for n in _needs(m) if n.is_hard} - {i} for i, m in alive.items()}
+    named = {i: [n.name for n in _needs(m) if n.is_hard] for i, m in alive.items()}
+    hard = {i: {offers[name].plugin_id for name in names if name in offers} - {i} for i, names in named.items()}
     soft = [
         (plugin_id, offers[need.name].plugin_id)
         for plugin_id, manifest in sorted(alive.items())

@@ -280,7 +280,14 @@ class Roster:
         held = self._kept_out() if kept_out is None else kept_out
         off = {*self._switched_off(), *without, *held} - candidates.keys()
         reasons = {plugin_id: _told(quarantine) for plugin_id, quarantine in held.items()}
-        return resolve([*self._ours, *known.values()], only=self._only(known), disabled=sorted(off), reasons=reasons)
+        remotes = self._kernel.remotes
+        return resolve(
+            [*self._ours, *known.values()],
+            only=self._only(known),
+            disabled=sorted(off),
+            reasons=reasons,
+            elsewhere=remotes.names if remotes is not None else (),
+        )
 
     def _only(self, known: Collection[str]) -> list[str]:
         here = {*known, *(one.id for one in self._ours)}

@@ -21,6 +21,8 @@ from host.expiry import Expiry, running_task
 from host.observe import log_context, sink
 from host.pipeline import CompiledOperation, as_kernel_error
 from host.reflection import HEALTH, REFLECTION, Health, Reflection
+from host.remote.errors import CLASS_KEY, class_of
+from host.remote.service import KernelService
 from host.rpc_call import RpcCall
 from host.rpc_errors import REQUEST_ID_KEY, metadata_of, status_of, text_of, trailing_of
 from host.tracing import about_call, begin, end_rpc
@@ -80,7 +82,8 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         self._closing = asyncio.Event()
         self._reflection = Reflection(self._contracts)
         self._health = Health(self._reflection.services, self._is_ready)
-        self._own = self._own_handlers()
+        self._for_kernels = KernelService(kernel)
+        self._own = {**self._own_handlers(), **self._for_kernels.handlers()}
         self._handlers = lru_cache(HANDLERS_MAX)(self._handler)
         self._server: Any = None
 
@@ -160,7 +163,10 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
             self._in_flight -= 1
             expiry.close()
         self._record(call, path, known.status, status_of(known))
-        await context.abort(status_of(known), text_of(known), trailing_of(known, call.request_id))
+        trailing = trailing_of(known, call.request_id)
+        if call.assertion is not None:
+            trailing = (*trailing, (CLASS_KEY, class_of(known)))
+        await context.abort(status_of(known), text_of(known), trailing)
         raise AssertionError("abort raises")
 
     async def _run(self, path: str, call: RpcCall, context: Any) -> bytes:
@@ -171,7 +177,10 @@ class RpcDoor(grpc.GenericRpcHandler):  # type: ignore[misc] # the library has n
         call.deadline_s = context.time_remaining()
         if call.deadline_s is not None and call.deadline_s <= 0:
             raise DeadlinePassed("the deadline had passed when the call came; nothing was done")
-        answer = await compiled.invoke(call)
+        if call.assertion is None:
+            answer = await compiled.invoke(call)
+        else:
+            answer = await self._for_kernels.invoke(compiled, call, path, context)
         kept = call.call.stored_answer if call.call is not None else None
         encoded = compiled.registered.encode(answer) if kept is None else kept
         self._add_trailing(call, answer, context)

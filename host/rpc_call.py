@@ -12,13 +12,14 @@ from google.protobuf.message import DecodeError
 from host.expiry import Expiry
 from host.incoming import CallOfDoor, read_request_id
 from host.pipeline import CompiledOperation
+from host.remote.assertion import CALLER
 from host.tracing import Span, read_traceparent
 from host.wire.served import ServedMethod
 from plugin_api.call import Call, Trace
 from plugin_api.errors import KernelBug, PayloadTooLarge, Unreadable
 from plugin_api.pipeline import Credentials
 
-_SINGLE: Final = frozenset({"authorization", "idempotency-key", "if-match", "x-request-id", "traceparent"})
+_SINGLE: Final = frozenset({"authorization", CALLER, "idempotency-key", "if-match", "x-request-id", "traceparent"})
 _AGENT_LENGTH_MAX: Final = 200
 
 
@@ -31,6 +32,7 @@ class RpcCall(CallOfDoor):
         "_doubled",
         "_fields",
         "address",
+        "assertion",
         "call",
         "compiled",
         "deadline_s",
@@ -52,6 +54,9 @@ class RpcCall(CallOfDoor):
         self._body_limit = 0
         fields = self._fields = dict(metadata)
         self._doubled = "" if len(fields) == len(metadata) else _doubled(metadata)
+        asserted: object = fields.get(CALLER)  # of names that end in -bin the values are bytes
+        self.assertion = asserted if isinstance(asserted, bytes) else None if asserted is None else b""
+        """Who acts, as another kernel says."""
         self.request_id = read_request_id(fields.get("x-request-id", ""))
         self.idempotency_key = fields.get("idempotency-key")
         self.if_match = fields.get("if-match")

@@ -85,6 +85,8 @@ class PluginServices:
         self._kernel = kernel
         self._plugin_id = plugin_id
         self._visible = visible_capabilities(manifest)
+        self._elsewhere: dict[str, Any] = {}
+        """Proxies of what another kernel serves; they know the caller's own types, and go with it."""
 
     def get(self, key: ServiceKey[T]) -> T:
         """A proxy to whatever provides `key`."""
@@ -92,9 +94,16 @@ class PluginServices:
             raise KernelBug(
                 f"{self._plugin_id} uses the capability {key.name} without listing it in `requires` or `after`"
             )
-        return cast("T", self._kernel.proxy(key.name))
+        local = self._kernel.proxy(key.name)
+        remotes = self._kernel.remotes
+        if remotes is None or key.name not in remotes:
+            return cast("T", local)
+        if key.name not in self._elsewhere:
+            self._elsewhere[key.name] = remotes.proxy(key, local, lambda: key.name in self._kernel.table.services)
+        return cast("T", self._elsewhere[key.name])
 
     def find(self, key: ServiceKey[T]) -> T | None:
         """The proxy, or None while nothing provides `key`."""
-        proxy = self.get(key)
-        return proxy if key.name in self._kernel.table.services else None
+        proxy, remotes = self.get(key), self._kernel.remotes
+        is_there = key.name in self._kernel.table.services or (remotes is not None and key.name in remotes)
+        return proxy if is_there else None

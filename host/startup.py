@@ -23,13 +23,25 @@ from host.lifecycle import ActivationFailed, Lifecycle, failed_state, stop_order
 from host.migrations import ALL_PHASES, EXPAND_ONLY, migrate
 from host.own_operations import host_generation
 from host.own_pages import host_pages
+from host.remote.remotes import make_remotes
 from host.resolution import UnknownPlugin, resolve
 from host.roster import PLUGINS_FOLDER, Process, Roster, stored_ids, stored_packages
-from host.settings import ANY_SECTION, OBSERVE, HostSettings, LoadedSettings, ObserveSettings, SettingsInvalid, read
+from host.settings import (
+    ANY_SECTION,
+    OBSERVE,
+    REMOTE,
+    HostSettings,
+    LoadedSettings,
+    ObserveSettings,
+    RemoteSettings,
+    SettingsInvalid,
+    read,
+)
 from host.store.packages import stored_place
 from host.tracing_start import start_tracing
 from plugin_api.hooks import Health
 from plugin_api.ports.migrations import MIGRATOR
+from plugin_api.servers import StartRefused
 
 HEALTH_KEPT_S: Final = 2.0
 HEALTH_DEADLINE_S: Final = 2.0
@@ -101,15 +113,19 @@ class Startup:
 
     def _resolve(self) -> list[Found]:
         """The kernel's own plugins that are to start, in their order; why the others do not is noted."""
-        host = read(
-            {"host": HostSettings}, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION
-        )
+        sections: dict[str, type[Struct]] = {"host": HostSettings, REMOTE: RemoteSettings}
+        host = read(sections, data_dir=self._kernel.data_folder, overrides=self._overrides, others=ANY_SECTION)
         if host.problems:
             raise StartFailed(SettingsInvalid(host.problems).detail)
         self._disabled = host.section("host").disabled
+        try:
+            self._kernel.remotes = make_remotes(self._kernel, host.section(REMOTE), host.section("host"))
+        except StartRefused as error:
+            raise StartFailed(str(error)) from error
+        elsewhere = host.section(REMOTE).addresses
         known = [*self._found, *(stored_packages(self._plugins_folder) if self._only else ())]
         try:
-            resolution = resolve(known, only=self._only, disabled=self._disabled)
+            resolution = resolve(known, only=self._only, disabled=self._disabled, elsewhere=elsewhere)
         except UnknownPlugin as error:
             raise StartFailed(str(error)) from error
         for plugin_id, reason in resolution.blocked.items():
@@ -124,7 +140,7 @@ class Startup:
 
     def _read_settings(self, ours: Sequence[Found]) -> LoadedSettings:
         """Read the kernel's own sections; a problem in one of them ends the start."""
-        sections: dict[str, type[Struct]] = {"host": HostSettings, OBSERVE: ObserveSettings}
+        sections: dict[str, type[Struct]] = {"host": HostSettings, OBSERVE: ObserveSettings, REMOTE: RemoteSettings}
         for found in ours:
             self._load(found)
             if (declared := settings_of(found)) is not None:
@@ -239,6 +255,8 @@ class Startup:
             await self.roster.stop()
         for plugin_id in stop_order(list(self._kernel.table.generations.values())):
             await self._lifecycle.deactivate(plugin_id, 2.0)
+        if self._kernel.remotes is not None:
+            await self._kernel.remotes.close()
         if self._kernel.tracing is not None:
             await self._kernel.tracing.close()
 

@@ -34,7 +34,7 @@ def build_table(kernel: Kernel, generations: Sequence[Generation], version: int)
     Raises:
         RouteConflict: two operations claim one method and path.
     """
-    draft = _draft(generations, version)
+    draft = _draft(kernel, generations, version)
     checks = Checks(draft)
     operations = [
         _compile(kernel, registered, generation, draft, checks)
@@ -64,18 +64,27 @@ def _methods(operations: Iterable[CompiledOperation]) -> dict[str, CompiledOpera
     return found
 
 
-def _draft(generations: Sequence[Generation], version: int) -> Table:
+def _draft(kernel: Kernel, generations: Sequence[Generation], version: int) -> Table:
     return Table(
         version,
         {generation.plugin_id: generation for generation in generations},
         merged_services(generations),
         merged_permissions(generations),
-        merged_slots(generations),
+        _slots(kernel, generations),
         tuple(record for g in generations if (record := g.slots.record) is not None),
         (),
         {},
         Dispatch(()),
     )
+
+
+def _slots(kernel: Kernel, generations: Sequence[Generation]) -> SlotFillers:
+    """The slots; whoever calls is asked of another kernel where nothing here can tell."""
+    slots = merged_slots(generations)
+    elsewhere = kernel.remotes.identities if kernel.remotes is not None else None
+    if slots.identify is None and slots.authorize is None and elsewhere is not None:
+        slots.identify = slots.authorize = slots.resolve = elsewhere
+    return slots
 
 
 def _compile(

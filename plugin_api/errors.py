@@ -226,7 +226,7 @@ class CommitUnknown(StoreUnavailable):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
-        self.violations = (Violation("", "commit_unknown", detail),)
+        self.violations: tuple[Violation, ...] = (Violation("", "commit_unknown", detail),)
 
 
 class DeadlinePassed(KernelError):

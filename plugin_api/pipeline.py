@@ -7,7 +7,7 @@ not `public`. A slot makes one function per operation, at start-up and on change
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from plugin_api.call import Call, Identity
+from plugin_api.call import Actor, Call, Identity
 from plugin_api.errors import NotAllowed
 from plugin_api.operation import OperationSpec
 
@@ -92,6 +92,23 @@ class Authorizer(Protocol):
         ...
 
 
+class Resolver(Protocol):
+    """Fills `resolve`: tells other kernels who an actor is, and what it holds."""
+
+    async def resolve(self, tenant_id: UUID, actor: Actor, session_id: UUID | None) -> Identity:
+        """Who a person or an API key is now; `session_id` is of the session that a person acts in, if any.
+
+        Raises:
+            NotAuthenticated: it was removed, suspended or revoked, or the session has ended.
+            StoreUnavailable: it cannot be told now.
+        """
+        ...
+
+    async def held(self, identity: Identity, permissions: Sequence[str]) -> Sequence[str]:
+        """Which of these full permission names an identity covers, also those that nobody registered here."""
+        ...
+
+
 class PermissionRegistry(Protocol):
     """All registered permissions; the host tells the one who fills `authorize` about each change."""
 
@@ -161,6 +178,10 @@ class PipelineSlots(Protocol):
 
     def authorize(self, authorizer: Authorizer) -> None:
         """Decide whether the actor holds the operation's permission."""
+        ...
+
+    def resolve(self, resolver: Resolver) -> None:
+        """Tell other kernels who an actor is; filled by whoever fills `identify`."""
         ...
 
     def entitle(self, make: Callable[[BoundOperation], PerCall | None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -10,10 +10,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServiceKey(Generic[T]):
-    """Name a capability and the Protocol that it promises: `MONEY: ServiceKey[Money] = ServiceKey("money")`."""
+    """Name a capability and the Protocol that it promises: `MONEY: ServiceKey[Money] = ServiceKey("money", Money)`."""
 
     name: str
     """The capability's name, as in `provides` and `requires` of a manifest."""
+    contract: type | None = field(default=None, compare=False, repr=False)
+    """The Protocol itself; needed where another kernel serves the capability: its annotations say what travels."""
 
 
 class Services(Protocol):

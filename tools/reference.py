@@ -15,7 +15,7 @@ from wire_locks import wire_locks
 
 from host.authoring.rules import rules_page
 from host.discovery import discover
-from host.settings import OBSERVE, HostSettings, ObserveSettings, read
+from host.settings import OBSERVE, REMOTE, HostSettings, ObserveSettings, RemoteSettings, read
 from host.startup import settings_of
 from plugin_api import hooks
 from plugin_api.manifest import manifest_schema
@@ -42,7 +42,7 @@ def hooks_page() -> str:
 
 def settings_page() -> str:
     """Every setting of the host and of the kernel's plugins."""
-    sections: dict[str, Any] = {"host": HostSettings, OBSERVE: ObserveSettings}
+    sections: dict[str, Any] = {"host": HostSettings, OBSERVE: ObserveSettings, REMOTE: RemoteSettings}
     for found in discover():
         if found.is_kernel:
             found.load()

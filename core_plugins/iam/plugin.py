@@ -82,11 +82,12 @@ class IamPlugin:
 
     @hookimpl
     def pk_pipeline(self, slots: PipelineSlots) -> None:
-        """Fill `identify` and `authorize`."""
+        """Fill `identify`, `authorize` and `resolve`."""
         wired = self._active()
         wired.parts.access.attach(slots.permissions)
         slots.identify(wired.identities)
         slots.authorize(wired.parts.access)
+        slots.resolve(wired.identities)
 
     @hookimpl
     async def pk_enable(self) -> None:

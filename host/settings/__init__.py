@@ -17,6 +17,7 @@ from host.settings.reading import (
     read,
     secrets_of,
 )
+from host.settings.remote_section import REMOTE, RemoteSettings
 from host.settings.sources import COMMAND_LINE, DEFAULT, FILE_NAME, environment
 
 __all__ = [
@@ -26,11 +27,13 @@ __all__ = [
     "FILE_NAME",
     "MASK",
     "OBSERVE",
+    "REMOTE",
     "SECTION",
     "HostSettings",
     "LoadedSettings",
     "ObserveSettings",
     "Problem",
+    "RemoteSettings",
     "SettingEntry",
     "SettingsInvalid",
     "environment",

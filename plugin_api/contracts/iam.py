@@ -474,4 +474,4 @@ class Iam(Protocol):
         ...
 
 
-IAM: ServiceKey[Iam] = ServiceKey("iam")
+IAM: ServiceKey[Iam] = ServiceKey("iam", Iam)

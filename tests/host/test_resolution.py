@@ -210,3 +210,20 @@ def test_every_plugin_starts_after_its_needs_or_is_blocked_for_a_reason(found: l
         if one.id in resolution.blocked:
             needs = [split_requirement(entry) for entry in one.manifest.requires]
             assert not all(name in started and wanted.allows(started[name]) for name, wanted in needs)
+
+
+def test_what_another_kernel_serves_is_neither_started_nor_missed() -> None:
+    apart = resolve(KERNEL, only=["acme.crm"], elsewhere=["iam"])
+    alone = resolve([CRM, DATA], elsewhere=["iam"])
+    here = resolve(KERNEL, elsewhere=["iam"])
+
+    assert (["acme.crm"], {}) == (ids(apart), dict(apart.blocked))
+    assert (True, {}) == ("acme.crm" in ids(alone), dict(alone.blocked))
+    assert ids(resolve(KERNEL)) == ids(here)  # what runs here all the same is used here
+
+
+def test_a_disabled_provider_is_not_missed_when_another_kernel_serves_it() -> None:
+    apart = resolve(KERNEL, disabled=["iam"], elsewhere=["iam"])
+
+    assert "acme.crm" in ids(apart)
+    assert {} == dict(apart.blocked)

@@ -50,9 +50,10 @@ class Authority:
         self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
 
     def _build(
-        self, subject: Any, key: Any, until: datetime.datetime, *, is_authority: bool = False
+        self, subject: Any, key: Any, until: datetime.datetime, *, uri: str = "", is_authority: bool = False
     ) -> x509.Certificate:
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+        named: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        names = x509.SubjectAlternativeName([*named, *([x509.UniformResourceIdentifier(uri)] if uri else [])])
         return (
             x509.CertificateBuilder()
             .subject_name(subject).issuer_name(self._name).public_key(key.public_key())
@@ -62,10 +63,10 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )  # fmt: skip
 
-    def sign(self, name: str, until: datetime.datetime = NOW + DAY) -> Signed:
-        """A certificate of somebody."""
+    def sign(self, name: str, until: datetime.datetime = NOW + DAY, uri: str = "") -> Signed:
+        """A certificate of somebody; `uri` is one of its alternative names."""
         key = ec.generate_private_key(ec.SECP256R1())
-        made = self._build(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, until)
+        made = self._build(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, until, uri=uri)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -7,7 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from core_plugins.gateway.model.breaker import (
+from core_plugins.gateway.model.recent import Recent
+from core_plugins.gateway.model.refusals import REPLAYED, is_excluded, mark_excluded
+from core_plugins.gateway.settings import BreakerMode, Settings
+from plugin_api.breaker import (
     CLOSED,
     EXCLUDED,
     FAILURE,
@@ -20,9 +23,6 @@ from core_plugins.gateway.model.breaker import (
     State,
     StreakBreaker,
 )
-from core_plugins.gateway.model.recent import Recent
-from core_plugins.gateway.model.refusals import REPLAYED, is_excluded, mark_excluded
-from core_plugins.gateway.settings import BreakerMode, Settings
 from plugin_api.call import Call
 from plugin_api.errors import (
     DeadlinePassed,

@@ -8,10 +8,10 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from core_plugins.gateway import storage
-from core_plugins.gateway.model.breaker import State
 from core_plugins.gateway.operations.breakers import Breakers, Tier
 from core_plugins.gateway.settings import BreakerMode
 from plugin_api import Call, operation
+from plugin_api.breaker import State
 from plugin_api.errors import KernelError
 from plugin_api.ports.stamps import Stamps
 from plugin_api.registrar import Calls

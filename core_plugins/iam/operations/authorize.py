@@ -91,18 +91,35 @@ class Access:
             NotAuthenticated: the actor was removed, suspended or revoked since the call began.
             NotAllowed: the actor is nobody who hands out permissions: a module, or nobody at all.
         """
-        in_platform = call.tenant_id == PLATFORM_TENANT_ID
         if call.actor.kind == "plugin":
-            return Held((EVERYTHING,), in_platform)
-        user_id = call.identity.user_id if call.identity is not None else None
-        if user_id is None or call.actor.kind not in ("user", "api_key"):
+            return Held((EVERYTHING,), call.tenant_id == PLATFORM_TENANT_ID)
+        if call.identity is None:
             raise NotAllowed(f"a person or an API key does this; {call.actor.kind} is neither")
-        subject = await find_subject(tx, user_id)
+        return await self.held_by(tx, call.identity, now)
+
+    async def held_by(self, tx: Tx, identity: Identity, now: datetime) -> Held:
+        """What an identity holds at this moment, read in a transaction of its tenant.
+
+        Raises:
+            NotAuthenticated: it was removed, suspended or revoked.
+            NotAllowed: it is neither a person nor an API key.
+        """
+        actor = identity.actor
+        if identity.user_id is None or actor.kind not in ("user", "api_key"):
+            raise NotAllowed(f"a person or an API key does this; {actor.kind} is neither")
+        subject = await find_subject(tx, identity.user_id)
         if subject is None or not subject.is_active:
             raise rejected()
-        if call.actor.kind == "user":
+        if actor.kind == "user":
             return subject.held
-        return await _held_by_key(tx, UUID(call.actor.id), subject, now)
+        return await _held_by_key(tx, UUID(actor.id), subject, now)
+
+    async def maker_of_key(self, tx: Tx, key_id: UUID, now: datetime) -> tuple[UUID, datetime | None]:
+        """Who made an API key, and when it ends. NotAuthenticated when the key lives no more."""
+        key = await find_key_row(tx, key_id)
+        if key is None or not key.lives(now):
+            raise rejected()
+        return key.user_id, key.expires_at
 
 
 async def _held_by_key(tx: Tx, key_id: UUID, maker: Subject, now: datetime) -> Held:

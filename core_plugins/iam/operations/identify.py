@@ -7,16 +7,19 @@ here depends on the cache. Whatever is wrong with a credential, the answer is th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from core_plugins.iam.model import tokens
 from core_plugins.iam.model.recognition import (
     LookUp,
     Recognised,
     Recollection,
+    api_key_key,
     session_key,
     tenant_key,
     user_key,
@@ -41,8 +44,8 @@ CREDENTIAL_LENGTH_MAX: Final = 8_192
 
 Load = Callable[[str, LookUp], Awaitable[Recognised]]
 """(what was shown, the look-up): who it is. NotAuthenticated when it does not hold."""
-_Shared = tuple[bool, str]
-"""(whether it is a cookie, what was shown)."""
+_Shared = tuple[int, str]
+"""(which memory it belongs to, what was shown)."""
 
 
 class Identities:
@@ -69,6 +72,7 @@ class Identities:
         self._audience = audience
         self._bearers = Recollection(stamps, clock.monotonic, access.epoch)
         self._cookies = Recollection(stamps, clock.monotonic, access.epoch)
+        self._actors = Recollection(stamps, clock.monotonic, access.epoch)
         self._running: dict[_Shared, tuple[LookUp, asyncio.Task[Recognised]]] = {}
 
     # ------------------------------------------------------------------------------- the pipeline's slot
@@ -105,6 +109,46 @@ class Identities:
             )
         return recognised.identity
 
+    # ------------------------------------------------------------------------- what other kernels ask
+
+    async def resolve(self, tenant_id: UUID, actor: Actor, session_id: UUID | None) -> Identity:
+        """Who an actor is that another kernel has recognised; the slot `resolve`.
+
+        Raises:
+            NotAuthenticated: it was removed, suspended or revoked, or the session has ended.
+        """
+        if actor.kind not in ("user", "api_key"):
+            raise rejected()
+        try:
+            text = f"{tenant_id} {actor.kind} {UUID(actor.id)} {session_id or ''}"
+        except ValueError:
+            raise rejected() from None
+        return (await self._recognise(self._actors, text, self._load_actor)).identity
+
+    async def held(self, identity: Identity, permissions: Sequence[str]) -> Sequence[str]:
+        """Which of these permissions it covers now, registered here or not; the slot `resolve`."""
+        async with self._calls.open(identity.tenant_id, "identify", deadline_s=LOOK_UP_S_MAX) as call:
+            held = await self._access.held_by(await call.tx(), identity, self._clock.now())
+        return [name for name in permissions if held.covers(name)]
+
+    async def _load_actor(self, text: str, look_up: LookUp) -> Recognised:
+        tenant, kind, actor_id, session_id = text.split(" ")
+        tenant_id, named = UUID(tenant), UUID(actor_id)
+        look_up.watch.on(tenant_key(tenant_id), user_key(tenant_id, named) if kind == "user" else api_key_key(named))
+        async with self._calls.open(tenant_id, "identify", deadline_s=LOOK_UP_S_MAX) as call:
+            tx = await call.tx()
+            if session_id:
+                session, identity = await self._living(tx, tenant_id, UUID(session_id), named, look_up)
+                return Recognised(identity, session.expires_at)
+            user_id, expires_at = named, None
+            if kind == "api_key":
+                user_id, expires_at = await self._access.maker_of_key(tx, named, look_up.now)
+                look_up.watch.on(user_key(tenant_id, user_id))
+            identity = Identity(tenant_id, Actor("user" if kind == "user" else "api_key", actor_id), 0, user_id)
+            held = await self._access.held_by(tx, identity, look_up.now)
+        mask = self._access.mask_of(held.grants, tenant_id)
+        return Recognised(replace(identity, mask=mask), expires_at)
+
     # --------------------------------------------------------------------------------- shared look-ups
 
     async def _recognise(self, memory: Recollection, text: str, load: Load) -> Recognised:
@@ -116,7 +160,7 @@ class Identities:
             recognised = memory.recall(text)
             if recognised is not None:
                 return recognised
-            shared = memory is self._cookies, text
+            shared = id(memory), text
             look_up, task = self._running.get(shared) or self._begin(memory, shared, load)
             recognised = await asyncio.shield(task)
             if look_up.watch.still_holds():

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from core_plugins.gateway.model import breaker as machine
 from core_plugins.gateway.operations import breakers
 from plugin_api import Call, errors
+from plugin_api import breaker as machine
 from plugin_api.call import Actor, Identity
 from plugin_api.testing import Answer, until
 from tests.core_plugins.gateway.conftest import Fail, NewNote, OpenScene, Scene, Worker

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from core_plugins.gateway.model.breaker import (
+from plugin_api.breaker import (
     EXCLUDED,
     FAILURE,
     REFUSED,

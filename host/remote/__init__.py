@@ -1,0 +1,1 @@
+"""Capabilities that another kernel serves: called like those of this process, over gRPC with mutual TLS."""
