@@ -12,9 +12,9 @@ import grpc
 import grpc.aio
 from msgspec import Struct
 
-from host.remote.errors import error_of, is_answer, unavailable
+from host.remote.errors import error_of, is_answer
 from plugin_api.breaker import EXCLUDED, FAILURE, LEASE_SPARE_S, REFUSED, SUCCESS, Outcome, StreakBreaker
-from plugin_api.errors import DeadlinePassed, KernelError, StoreUnavailable, Unavailable
+from plugin_api.errors import DeadlinePassed, KernelError, StoreUnavailable, Unavailable, Violation
 
 RETRY_S: Final = 0.1
 LATE_S: Final = 0.05
@@ -75,7 +75,9 @@ class Link:
         if generation == REFUSED:
             wait_s = self.breaker.wait_s(self._monotonic())
             detail = f"{self.address} failed again and again and is left alone for now; try again in {wait_s} s"
-            raise unavailable(detail, may_have_happened=False, retry_after_s=wait_s)
+            refused = Unavailable(detail, retry_after_s=wait_s)
+            refused.violations = (Violation("", "circuit_open", "the breaker of the way there is open"),)
+            raise refused
         outcome: Outcome = EXCLUDED
         try:
             answer = await self._tried(path, data, end, metadata, reads=reads)

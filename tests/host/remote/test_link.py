@@ -187,6 +187,7 @@ async def test_after_five_failures_it_is_left_alone_and_one_answer_is_enough(oth
 
     assert (5, State.OPEN) == (other.calls, other.link.breaker.state)
     assert 25 < (refused.value.retry_after_s or 0) <= 30
+    assert ["circuit_open"] == [one.code for one in refused.value.violations]
     assert "away for now" == other.link.last_error
 
     other.handle = well
