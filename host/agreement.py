@@ -33,7 +33,7 @@ def _agrees(kind: inspect.Type) -> bool:
         case inspect.StrType(pattern=pattern):
             return pattern is None or _reads_alike(pattern)
         case inspect.IntType():
-            return _stays_exact(kind)
+            return stays_exact(kind)
         case inspect.UnionType(types=types):
             return all(map(_agrees, types))
         case inspect.ListType() | inspect.VarTupleType():
@@ -42,7 +42,8 @@ def _agrees(kind: inspect.Type) -> bool:
             return False
 
 
-def _stays_exact(kind: inspect.IntType) -> bool:
+def stays_exact(kind: inspect.IntType) -> bool:
+    """Whether the type's own bounds keep the integer where JSON is exact."""
     low = kind.ge if kind.ge is not None else kind.gt
     high = kind.le if kind.le is not None else kind.lt
     return low is not None and high is not None and -INTEGER_MAX <= low and high <= INTEGER_MAX

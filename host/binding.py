@@ -103,7 +103,11 @@ class _Binding:
     def of_fields(self, fields: dict[str, Any]) -> Any:
         """Bind a request whose fields come all at once. They are looked at as closely as a body would be."""
         found: list[Violation] = []
-        encoded = msgspec.json.encode(fields)
+        try:
+            encoded = msgspec.json.encode(fields)
+        except (UnicodeEncodeError, OverflowError):  # half of a surrogate pair, an integer of more than 64 bits
+            fields = clean(fields, "", found)
+            encoded = msgspec.json.encode(fields)
         check_depth(encoded)
         if not self._is_typed or _NUL in encoded:
             fields = clean(fields, "", found)

@@ -14,15 +14,13 @@ from types import CoroutineType
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-import msgspec
-
 from host.expiry import Expiry
 from host.generations import Generation, RegisteredOperation, Table
+from host.inner_requests import compile_revalidate
 from host.recording import Run, compile_refused, recorders_of, with_done
 from host.tracing import Tracing, with_span
 from plugin_api.call import ANONYMOUS, Call, CallRuntime, Identity, Trace
 from plugin_api.errors import (
-    InvalidRequest,
     KernelBug,
     KernelError,
     NotAllowed,
@@ -365,7 +363,7 @@ def compile_inner(
     run, refused = compose(registered, table, recorders, is_inner=True), compile_refused(bound, recorders)
     run = with_span(run, tracing, bound)
     generation = table.generations[bound.plugin_id]
-    revalidate = _revalidator(registered)
+    revalidate = compile_revalidate(registered)
 
     async def invoke(call: Call, request: Any) -> Any:
         callee = _callee(call, runtime)
@@ -399,22 +397,6 @@ def _callee(call: Call, runtime: CallRuntime) -> Call:
         address=call.address,
         user_agent=call.user_agent,
     )
-
-
-def _revalidator(registered: RegisteredOperation) -> Callable[[Any], Any]:
-    """Struct constructors do not enforce `Meta`, so a value from another plugin is encoded and decoded once. What is wrong
-    with it is told as the doors tell it: everything at once, each with its place."""
-    encode, request_type = msgspec.msgpack.Encoder().encode, registered.request_type
-    decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(request_type)
-
-    def revalidate(request: Any) -> Any:
-        try:
-            return decoder.decode(encode(request))
-        except msgspec.ValidationError as error:
-            registered.bind_fields(msgspec.to_builtins(request, str_keys=True))
-            raise InvalidRequest(f"{request_type.__name__}: {error}") from None
-
-    return revalidate
 
 
 def as_kernel_error(error: BaseException) -> KernelError:

@@ -58,6 +58,8 @@ ROWS = {
     "a default": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "abc")),
     "too short": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "x"), outcome="invalid_request"),
     "all wrong": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "x" * 30, 0), outcome="invalid_request"),
+    "NUL": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "a\0b", 3), outcome="invalid_request"),
+    "NUL and all wrong": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "\0" * 30, 2**60), outcome="invalid_request"),
     "not allowed": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "abc"), "reader", outcome="not_allowed"),
     "no answer": Asked("drop", "DELETE", "/shelves/{shelf}", Shelf("a")),
     "reads": Asked("look", "GET", "/shelves/{shelf}", Shelf("a"), "reader"),
