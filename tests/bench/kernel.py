@@ -23,13 +23,21 @@ UNLIMITED = {
     f"PK_GATEWAY__{whose}_{what}": "1000000" for whose in ("TENANT", "ACTOR", "ADDRESS") for what in ("RATE", "BURST")
 }
 """One caller who asks as fast as it can is what limits are there against: they are kept, and never reached."""
+BARE = "bench.invoice,iam"
+"""No slot is filled but those that tell who calls and what they may do."""
+GUARDED = f"{BARE},gateway"
+"""Breakers, limits and kept answers too; no records, for each of those is a transaction, which has a figure of its own."""
 
 
 class Kernel:
     """A kernel in a folder of its own; `async with` starts and stops it."""
 
-    def __init__(self, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, environment: Mapping[str, str] | None = None, only: str = ""
+    ) -> None:
+        """`only`: the plugins that it has, with those that they need; all when empty."""
         self._environment = dict(environment or {})
+        self._only = ["--only", only] if only else []
         self.folder = folder or Path(tempfile.mkdtemp(prefix="pk-bench-"))
         self.data = self.folder / "data"
         self.token = ""
@@ -46,6 +54,7 @@ class Kernel:
             "--data-dir",
             str(self.data),
             *ports,
+            *self._only,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
             env=environment,

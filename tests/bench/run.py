@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from kernel import Kernel
+from kernel import BARE, GUARDED, Kernel
 from measure import Figure, HttpLoad, Side, interleaved
 
 HERE = Path(__file__).parent
@@ -34,6 +34,9 @@ INVOICE = {
     "currency": "EUR",
     "due_in_days": 30,
 }
+INVOICES = "/api/v1/x/bench.invoice/invoices"
+HELLO = "raw aiohttp web.Server hello"
+INVOICED = "POST with token, five fields, async operation, log line, metrics; token cache hits 100 %"
 
 
 @asynccontextmanager
@@ -69,21 +72,43 @@ def fastapi_token() -> tuple[str, str]:
 
 
 async def pipeline() -> list[Figure]:
-    """The whole pipeline against aiohttp's hello, and against FastAPI doing the same job."""
+    """The pipeline against aiohttp's hello, and against FastAPI doing the same job."""
     key, token = fastapi_token()
-    async with Kernel() as kernel, reference("raw") as (raw, raw_port), reference("fastapi", key) as (fast, fast_port):
-        await kernel.log_in()
-        ours = HttpLoad(kernel.port, http("POST", "/api/v1/x/bench.invoice/invoices", INVOICE, kernel.token), 201)
+    async with (
+        Kernel(only=BARE) as kernel,
+        reference("raw") as (raw, raw_port),
+        reference("fastapi", key) as (fast, fast_port),
+    ):
         theirs = HttpLoad(fast_port, http("POST", "/invoices", INVOICE, token), 201)
-        sides = [Side([raw], HttpLoad(raw_port, http("GET", "/"))), Side([kernel.worker], ours), Side([fast], theirs)]
+        sides = [Side([raw], hello_load(raw_port)), await invoice_side(kernel), Side([fast], theirs)]
         hello, whole, usual = await interleaved(sides, count=COUNT, rounds=ROUNDS)
     kernel.remove()
     return [
-        Figure("pipeline", [h / w for h, w in zip(hello, whole, strict=True)], 0.65,
-               "raw aiohttp web.Server hello / POST with token, five fields, async operation, log line, metrics; token cache hits 100 %"),
+        Figure("pipeline", [h / w for h, w in zip(hello, whole, strict=True)], 0.65, f"{HELLO} / {INVOICED}"),
         Figure("fastapi", [u / w for u, w in zip(usual, whole, strict=True)], 9.0,
                "the same job in FastAPI as usually written (PyJWT per request, pydantic in and out) / ours"),
     ]  # fmt: skip
+
+
+async def pipeline_guarded() -> list[Figure]:
+    """The same with breakers, limits and the slot of kept answers, against aiohttp's hello. Nobody sends a key."""
+    async with Kernel(only=GUARDED) as kernel, reference("raw") as (raw, raw_port):
+        sides = [Side([raw], hello_load(raw_port)), await invoice_side(kernel)]
+        hello, whole = await interleaved(sides, count=COUNT, rounds=ROUNDS)
+    kernel.remove()
+    told = f"{HELLO} / {INVOICED}, breakers, limits, idempotency without a key"
+    return [Figure("pipeline_guarded", [h / w for h, w in zip(hello, whole, strict=True)], 0.6, told)]
+
+
+def hello_load(port: int) -> HttpLoad:
+    """What aiohttp's hello is asked."""
+    return HttpLoad(port, http("GET", "/"))
+
+
+async def invoice_side(kernel: Kernel) -> Side:
+    """The worker of a kernel, making invoices for the owner of a tenant."""
+    await kernel.log_in()
+    return Side([kernel.worker], HttpLoad(kernel.port, http("POST", INVOICES, INVOICE, kernel.token), 201))
 
 
 async def routes() -> list[Figure]:
@@ -97,9 +122,9 @@ async def routes() -> list[Figure]:
 
 async def inprocess() -> list[Figure]:
     """Calling a colleague in-process against calling it over REST (client and server)."""
-    async with Kernel() as kernel:
+    async with Kernel(only=GUARDED) as kernel:
         await kernel.log_in()
-        url = f"http://127.0.0.1:{kernel.port}/api/v1/x/bench.invoice/invoices"
+        url = f"http://127.0.0.1:{kernel.port}{INVOICES}"
         client = await asyncio.create_subprocess_exec(
             sys.executable, str(HERE / "client.py"), url, kernel.token, json.dumps(INVOICE),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -206,6 +231,7 @@ async def blob() -> list[Figure]:
 
 FIGURES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "pipeline": pipeline,
+    "pipeline_guarded": pipeline_guarded,
     "routes": routes,
     "inprocess": inprocess,
     "rpc": rpc,
