@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,11 +24,39 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from plugin_api.testing import Client, KernelProcess, Tenant, unique
 from plugin_api.testing.client import ABSENT
+from plugin_api.testing.kernel import run_apart
 from plugin_api.testing.people import new_password
+from tests.journeys.inside import INSIDE
 
 NOBODY = "0198c0de-0000-7000-8000-00000000beef"
 STREAMS = {"eventbus.follow_events", "files.download", "files.upload"}
 """What REST alone has."""
+CAPABILITIES = {"iam": "iam"}
+"""By area, what another plugin calls its operations by."""
+NOT_INSIDE = {
+    **dict.fromkeys(sorted(STREAMS), "pieces of bytes flow through the doors alone"),
+    **dict.fromkeys(
+        ["audit.list_records", "gateway.list_breakers", "gateway.set_breaker"], "its plugin provides no capability"
+    ),
+    **dict.fromkeys(
+        [
+            "plugin.disable_plugin", "plugin.enable_plugin", "plugin.get_plugin", "plugin.install_plugin",
+            "plugin.list_plugins", "plugin.remove_plugin", "plugin.rollback_plugin", "plugin.upgrade_plugin",
+        ],
+        "it is the host's own, which is no plugin",
+    ),
+    **dict.fromkeys(
+        [
+            "eventbus.cancel_any_job", "eventbus.cancel_job", "eventbus.get_job", "eventbus.list_consumers",
+            "eventbus.list_dead_jobs", "eventbus.list_dead_letters", "eventbus.list_queues", "eventbus.list_types",
+            "eventbus.read_log", "eventbus.replay_dead_jobs", "eventbus.replay_dead_letters", "eventbus.rewind_consumer",
+        ],
+        "others reach the event bus through the registrar alone",
+    ),
+}  # fmt: skip
+"""Operations that no other plugin can call in the process, and why."""
+ENTERING = {"iam.log_in", "iam.log_in_browser", "iam.sign_up"}
+"""These enter a tenant, and a call that is in one already enters no other: inside, nobody asks them but the anonymous."""
 SAMPLES: dict[str, Callable[[Tenant], dict[str, Any]]] = {
     "gateway.set_breaker": lambda _: {"mode": "usual"},
     "plugin.install_plugin": lambda _: {"requirement": "../no-such-thing"},
@@ -114,7 +143,7 @@ class Doors:
     async def services(self) -> list[str]:
         """The kernel's own services."""
         answer = await self.ask(list_services="")
-        return [one.name for one in answer.list_services_response.service if one.name.startswith("pk.")]
+        return [one.name for one in answer.list_services_response.service if re.match(r"pk\.(?!x\.)", one.name)]
 
     async def service(self, name: str) -> Any:
         """What reflection tells of one."""
@@ -156,6 +185,17 @@ class Doors:
             places = {place(error["pointer"]): error["code"] for error in answer.json.get("errors", ())}
             return answer.code, (answer["detail"], places)
         return "OK", answer.json or {}
+
+    async def inside(self, one: Operation, fields: dict[str, Any], etag: str = "") -> tuple[str, Any]:
+        """The same, asked by another plugin for this caller."""
+        area, name = one.id.rsplit(".", 1)
+        asked = json.dumps({"capability": CAPABILITIES[area], "name": name, "fields": fields})
+        path = f"/api/v1/x/acme.inside/{'known' if self.client.token else 'unknown'}"
+        answer = await self.client.post(path, {"text": asked}, headers={"If-Match": etag} if etag else {})
+        found = json.loads(answer.expect(200)["text"])
+        if found["code"] != "OK":
+            return found["code"], (found["detail"], {place(at): code for at, code in found["places"].items()})
+        return "OK", found["value"] or {}
 
 
 def word(value: Any) -> str:
@@ -213,6 +253,20 @@ def shape(value: Any, name: str = "") -> Any:
     return type(value).__name__ if SECRETS.fullmatch(name) else value
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
+    """One with the plugin that asks in the process."""
+    folder = tmp_path_factory.mktemp("inside")
+    with zipfile.ZipFile(INSIDE.wheel(folder)) as wheel:
+        wheel.extractall(folder / "site")
+    process = KernelProcess(["--no-demo"], {"PYTHONPATH": str(folder / "site")})
+    try:
+        run_apart(process.start())
+        yield process
+    finally:
+        run_apart(process.close())
+
+
 @pytest.fixture
 async def channel(kernel: KernelProcess) -> AsyncIterator[Any]:
     address = json.loads((kernel.data_dir / "run" / "kernel.json").read_text())["grpc"]
@@ -237,7 +291,7 @@ async def operations(doors: Doors) -> list[Operation]:
     for path, verbs in document["paths"].items():
         for verb, one in verbs.items():
             area, name = one["operationId"].rsplit(".", 1)
-            if area != "host":  # pages of the door itself
+            if area != "host" and not path.startswith("/api/v1/x/"):  # pages of the door itself, and who asks inside
                 found.append(Operation(one["operationId"], verb.upper(), path, await method_of(doors, area, name), one))
     return found
 
@@ -257,6 +311,14 @@ async def test_every_operation_but_streams_has_a_method(owner: Doors) -> None:
     assert {one.id for one in found if not one.grpc} == STREAMS
     methods = [f"/{name}/{m.name}" for name in await owner.services() for m in (await owner.service(name)).methods]
     assert sorted(methods) == sorted(one.grpc for one in found if one.grpc)
+
+
+async def test_every_operation_is_asked_in_the_process_or_cannot_be(owner: Doors) -> None:
+    found = {one.id for one in await operations(owner)}
+    asked = {name for name in found if name.rsplit(".", 1)[0] in CAPABILITIES}
+
+    assert asked | NOT_INSIDE.keys() == found
+    assert not asked & NOT_INSIDE.keys()
 
 
 def sign_up_fields() -> dict[str, Any]:
@@ -318,12 +380,18 @@ def test_what_differs_is_not_the_same() -> None:
     assert not same([1], [1, 1])
 
 
-async def test_all_operations_answer_alike_through_both_doors(
+def is_inside(one: Operation, *, by_nobody: bool) -> bool:
+    """Whether another plugin can ask this in the process for such a caller."""
+    return one.id not in NOT_INSIDE and (by_nobody or one.id not in ENTERING)
+
+
+async def test_all_operations_answer_alike_through_all_doors(
     owner: Doors, operator: Doors, channel: Any, tenant: Tenant
 ) -> None:
     """As the owner of a tenant, as an operator and as nobody."""
     nobody = Doors(owner.kernel, channel, Client(owner.client.url, None, owner.kernel.new_source_address()))
     outcomes: dict[str, int] = {}
+    insides = 0
     for one in await operations(owner):
         for doors in (owner, operator, nobody) if one.grpc else ():
             if one.id in NOT_RUN and doors is not nobody:
@@ -334,7 +402,14 @@ async def test_all_operations_answer_alike_through_both_doors(
                 etag = '"999"' if one.verb == "PATCH" else ""
                 by_rest, by_grpc = await doors.by_rest(one, first, etag), await doors.by_grpc(one.grpc, second, etag)
                 assert same(comparable(by_rest), comparable(by_grpc)), (one.id, first, by_rest, by_grpc)
+                # Whoever is nobody is turned away at the door itself; inside, everybody has passed one.
+                if is_inside(one, by_nobody=doors is nobody) and by_rest[0] != "not_authenticated":
+                    third = next(islice(inputs(one, tenant), position, None))
+                    inside = await doors.inside(one, third, etag)
+                    assert same(comparable(by_rest), comparable(inside)), (one.id, first, by_rest, inside)
+                    insides += 1
                 outcomes[by_rest[0]] = outcomes.get(by_rest[0], 0) + 1
 
     assert outcomes["OK"] > 25
+    assert insides > 100
     assert {"invalid_request", "not_authenticated", "not_allowed", "not_found", "bad_cursor"} <= set(outcomes)
