@@ -369,6 +369,8 @@ def compile_inner(
         callee = _callee(call, runtime)
         generation.in_flight += 1
         try:
+            if call.actor.kind == "anonymous" and not bound.spec.public:
+                raise NotAuthenticated(_CREDENTIALS_NEEDED)
             if bound.permission is not None and not call.allows(bound.permission):
                 raise refuse(bound.permission, call.actor)
             return await run(callee, revalidate(request))

@@ -67,6 +67,7 @@ ROWS = {
     "another version": Asked("change", "PATCH", "/shelves/{shelf}", Shelf("a"), version='"2"', outcome="precondition_failed"),
     "its own refusal": Asked("closed", "GET", "/closed", Nothing(), "", outcome="shelf_closed"),
     "a bug": Asked("trouble", "GET", "/trouble", Nothing(), "", outcome="kernel_bug"),
+    "a stranger": Asked("keep", "POST", "/shelves/{shelf}/notes", Note("a", "abc"), "", outcome="not_authenticated"),
     "anybody": Asked("hello", "GET", "/hello", Nothing(), ""),
 }  # fmt: skip
 

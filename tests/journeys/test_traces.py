@@ -187,7 +187,9 @@ async def test_what_nobody_samples_is_not_sent_and_hangs_together_all_the_same(s
     sampled = (await scene.relay("root", sampled=True))[0]
     await scene.spans(sampled, 4)
 
-    assert {sampled} == {span.trace_id for span in scene.collector.spans}
+    received = {span.trace_id for span in scene.collector.spans}  # those of other tests may come late
+    assert sampled in received
+    assert not {trace_id, made.split("-")[1]} & received
     assert told == f"00-{trace_id}-{sent}-00"
     assert {trace_id} == {line["trace_id"] for line in leaf.values()}
     assert {made.split("-")[1]} == {line["trace_id"] for line in twig.values()}
