@@ -15,6 +15,9 @@ COUNT := { all=$$(grep -c == requirements.lock); n=0; while read -r word _; do c
   Collecting|Requirement|Ignoring) n=$$((n + 1)); printf '\r    %d of %d' $$n $$all;; \
   Installing) printf '\n    unpacking';; esac; done; echo; }
 
+# Some machines keep Python from writing bytecode: each start of a kernel would compile all of it again, half of its time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup run test fast lint bench soak lock reference
 
 help: ## Print the targets

@@ -18,23 +18,26 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from core_plugins.cache.drivers.valkey_server import ValkeyServer
 from core_plugins.data.drivers.asyncpg_database import AsyncpgDatabase
 from core_plugins.data.drivers.asyncpg_migrator import AsyncpgMigrator
 from core_plugins.data.drivers.postgres_server import PostgresServer
-from core_plugins.data.plugin import open_database
+from core_plugins.data.plugin import BOOTSTRAP, open_database
 from core_plugins.data.settings import Settings
 from host.children import Register, Servers
 from host.datafolder import DataFolder
+from host.discovery import discover
 from host.kernel import Kernel, Place
 from host.migrations import migrate
 from host.privileges import choose_privileges
+from host.resolution import resolve
 from host.stamps import FileStamps, create_stamps
 from host.startup import Startup
 from plugin_api.clock import Clock
 from plugin_api.ports.database import Transaction
-from plugin_api.servers import ChildServer
+from plugin_api.servers import ChildServer, Command, ServerPlace
 
 LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0
@@ -96,43 +99,103 @@ def valkey_pid(valkey_thread: ServerThread) -> Callable[[], int]:
     return valkey_thread.pid
 
 
-@pytest.fixture(scope="session")
-def postgres_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    server = ServerThread(PostgresServer(), tmp_path_factory.mktemp("postgres") / "pk")
-    with server.running():
-        yield server
+class HastyPostgres(PostgresServer):
+    """Waits for no disk. Whatever is killed, what it wrote is there; only a machine that goes down would lose it."""
 
-
-@pytest.fixture
-def postgres_pid(postgres_thread: ServerThread) -> Callable[[], int]:
-    """Tells the pid of the PostgreSQL for the whole run; another one after it was killed."""
-    return postgres_thread.pid
+    def command(self, place: ServerPlace) -> Command:
+        careful = super().command(place)
+        return structs.replace(careful, argv=(*careful.argv, "-cfsync=off"))
 
 
 _numbers = itertools.count(1)
+MakeDatabase = Callable[..., Awaitable[str]]
 
 
-@pytest.fixture
-async def make_database(postgres_thread: ServerThread) -> AsyncIterator[Callable[[], Awaitable[str]]]:
-    """Makes empty databases; their addresses have the administrator's log-in. They are gone after the test."""
-    made: list[str] = []
+class Databases:
+    """Databases of one server; addresses have the administrator's log-in.
 
-    async def administer(sql: str) -> None:
-        connection = await asyncpg.connect(postgres_thread.address())
+    What plugins of the kernel make in an empty database at their first start is made once, in a template: making it
+    takes longer than most tests.
+    """
+
+    def __init__(self, server: ServerThread) -> None:
+        self.server = server
+        self._templates: dict[tuple[str, ...], str] = {}
+
+    async def make(self, *only: str) -> str:
+        """The name of a new database: empty, or with the schemas of these plugins and of those that they need."""
+        name = f"scratch_{next(_numbers)}"
+        template = await self._template(only) if only else "template1"
+        await self.administer(f"create database {name} template {template} strategy file_copy")
+        return name
+
+    def address(self, name: str) -> str:
+        """The address of one of them."""
+        return self.server.address().replace("/postgres?", f"/{name}?")
+
+    async def administer(self, sql: str) -> None:
+        """Run a statement that is about whole databases."""
+        connection = await asyncpg.connect(self.server.address())
         try:
             await connection.execute(sql)
         finally:
             await connection.close()
 
-    async def make() -> str:
-        name = f"scratch_{next(_numbers)}"
-        await administer(f"create database {name}")
-        made.append(name)
-        return postgres_thread.address().replace("/postgres?", f"/{name}?")
+    async def _template(self, only: tuple[str, ...]) -> str:
+        if only not in self._templates:
+            name = await self.make()
+            await self._fill(migrator_of(self.address(name)), only)
+            self._templates[only] = name
+        return self._templates[only]
+
+    async def _fill(self, migrator: AsyncpgMigrator, only: tuple[str, ...]) -> None:
+        """As `Startup` does it."""
+        await migrator.bootstrap(BOOTSTRAP)
+        for found in resolve(discover(), only=only).order:
+            await migrate(migrator, found.id, found.names.schema, found.folder / "migrations")
+
+
+@pytest.fixture(scope="session")
+def hasty_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    server = ServerThread(HastyPostgres(), tmp_path_factory.mktemp("postgres") / "pk")
+    with server.running():
+        yield Databases(server)
+
+
+@pytest.fixture(scope="session")
+def careful_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    server = ServerThread(PostgresServer(), tmp_path_factory.mktemp("postgres") / "pk")
+    with server.running():
+        yield Databases(server)
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """Those of a PostgreSQL for the whole run; whoever kills it meets one that is set up as in a kernel."""
+    kills = "postgres_pid" in request.fixturenames
+    made: Databases = request.getfixturevalue("careful_databases" if kills else "hasty_databases")
+    return made
+
+
+@pytest.fixture
+def postgres_pid(databases: Databases) -> Callable[[], int]:
+    """Tells the pid of the PostgreSQL; another one after it was killed."""
+    return databases.server.pid
+
+
+@pytest.fixture
+async def make_database(databases: Databases) -> AsyncIterator[MakeDatabase]:
+    """Makes databases and tells their addresses: `make_database()` an empty one, `make_database("eventbus")` one in which
+    these plugins of the kernel have started before. They are gone after the test."""
+    made: list[str] = []
+
+    async def make(*only: str) -> str:
+        made.append(await databases.make(*only))
+        return databases.address(made[-1])
 
     yield make
     for name in made:
-        await administer(f"drop database if exists {name} with (force)")
+        await databases.administer(f"drop database if exists {name} with (force)")
 
 
 # ---------------------------------------------------------------- a database with one plugin's schema in it
@@ -198,14 +261,12 @@ def migrator_of(dsn: str, **given: Any) -> AsyncpgMigrator:
 
 
 @pytest.fixture
-async def open_notes(
-    make_database: Callable[[], Awaitable[str]], tmp_path: Path
-) -> AsyncIterator[Callable[..., Awaitable[Opened]]]:
+async def open_notes(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Opened]]]:
     """Opens databases with a table of notes; the argument is what settings differ."""
     made: list[Opened] = []
 
     async def make(**settings: Any) -> Opened:
-        dsn = await make_database()
+        dsn = await make_database("data")
         migrator = migrator_of(dsn)
         opened = Opened(dsn, await open_database(dsn, migrator, Settings(**settings)), migrator)
         made.append(opened)

@@ -14,13 +14,12 @@ from host.kernel import Kernel
 from plugin_api.errors import InvalidRequest, KernelBug, NotFound
 from plugin_api.ids import uuid7
 from plugin_api.ports.secrets import SECRETS, Secrets, SecretsProvider
+from tests.conftest import MakeDatabase
 
 
 @pytest.fixture
-async def provider(
-    open_kernel: Callable[..., Awaitable[Kernel]], make_database: Callable[[], Awaitable[str]]
-) -> SecretsProvider:
-    kernel = await open_kernel(["data", "vault"], {"postgres": await make_database()})
+async def provider(open_kernel: Callable[..., Awaitable[Kernel]], make_database: MakeDatabase) -> SecretsProvider:
+    kernel = await open_kernel(["data", "vault"], {"postgres": await make_database("data", "vault")})
     provided: Any = kernel.table.services[SECRETS.name].implementation
     return provided  # type: ignore[no-any-return]
 

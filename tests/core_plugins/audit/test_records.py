@@ -30,7 +30,7 @@ from plugin_api.manifest import Manifest
 from plugin_api.pipeline import Tenant
 from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.streams import Stream
-from tests.conftest import NOTES
+from tests.conftest import NOTES, MakeDatabase
 
 INSERT = "insert into notes (id, body) values ($1, $2)"
 ADA = Actor("user", "01890a5d-ac96-774b-bcce-b302099a8057")
@@ -164,10 +164,8 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(
-    make_database: Callable[[], Awaitable[str]], open_kernel: Callable[..., Awaitable[Kernel]], tmp_path: Path
-) -> Scene:
-    dsn = await make_database()
+async def scene(make_database: MakeDatabase, open_kernel: Callable[..., Awaitable[Kernel]], tmp_path: Path) -> Scene:
+    dsn = await make_database("audit")
     kernel = await open_kernel(["audit"], {"postgres": dsn})
     folder = tmp_path / "notes"
     folder.mkdir()

@@ -29,7 +29,7 @@ from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.ports.wakeups import WAKEUPS
 from plugin_api.testing.clock import FakeClock
 from plugin_api.testing.waiting import until
-from tests.conftest import NOTES
+from tests.conftest import NOTES, MakeDatabase
 
 MANIFEST = """id = "acme.notes"
 version = "1.0.0"
@@ -143,10 +143,10 @@ class Bus:
 
 @pytest.fixture
 async def bus(
-    make_database: Callable[[], Awaitable[str]], open_kernel: Callable[..., Awaitable[Kernel]], tmp_path: Any
+    make_database: MakeDatabase, open_kernel: Callable[..., Awaitable[Kernel]], tmp_path: Any
 ) -> AsyncIterator[Bus]:
     """One, with an empty log."""
-    dsn = await make_database()
+    dsn = await make_database("data", "eventbus")
     kernel = await open_kernel(
         ["data", "eventbus"],
         {"postgres": dsn},

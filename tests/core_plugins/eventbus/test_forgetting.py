@@ -200,7 +200,7 @@ async def test_only_the_event_bus_may_forget(bus) -> None:
 
 
 async def test_a_kernel_without_an_event_log_removes_the_rest(open_kernel, make_database) -> None:
-    kernel = await open_kernel(["data"], {"postgres": await make_database()})
+    kernel = await open_kernel(["data"], {"postgres": await make_database("data")})
     assert kernel.find(JOB_QUEUE) is None
     await kernel.require(MIGRATOR).prepare("x_acme_notes")
 

@@ -30,9 +30,10 @@ from plugin_api.pipeline import Credentials, PipelineSlots
 from plugin_api.ports.cache import CACHE
 from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.testing import Answer, Client
-from tests.conftest import NOTES
+from tests.conftest import NOTES, MakeDatabase
 
 INSERT = "insert into notes (id, body) values ($1, $2)"
+PLUGINS = ["gateway", "audit"]
 NOTES_PATH = "/api/v1/x/acme.notes"
 ACTORS = {"ada": "01890a5d-ac96-774b-bcce-b302099a8057", "bob": "01890a5d-ac96-774b-bcce-b302099a8058"}
 
@@ -262,7 +263,7 @@ OpenScene = Callable[..., Awaitable[Scene]]
 
 @pytest.fixture
 async def open_scene(
-    make_database: Callable[[], Awaitable[str]],
+    make_database: MakeDatabase,
     open_kernel: Callable[..., Awaitable[Kernel]],
     valkey_url: str,
     tmp_path: Path,
@@ -274,8 +275,7 @@ async def open_scene(
     (folder / "0001_notes.sql").write_text(NOTES)
 
     async def open_worker(scene: Scene, **settings: Any) -> Worker:
-        plugins = ["gateway", "audit"]
-        kernel = await open_kernel(plugins, {"postgres": scene.dsn, "valkey": valkey_url}, **settings)
+        kernel = await open_kernel(PLUGINS, {"postgres": scene.dsn, "valkey": valkey_url}, **settings)
 
         async def run_migrations(generation: Generation, found: Any) -> list[str]:
             return await migrate(kernel.require(MIGRATOR), "acme.notes", "x_acme_notes", folder)
@@ -289,7 +289,7 @@ async def open_scene(
         return Worker(kernel, plugin, door, server, f"http://127.0.0.1:{listener.getsockname()[1]}")
 
     async def open_one(workers: int = 1, **settings: Any) -> Scene:
-        scene = Scene(await make_database())
+        scene = Scene(await make_database(*PLUGINS))
         scenes.append(scene)
         for _ in range(workers):
             scene.workers.append(await open_worker(scene, **settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -45,6 +45,7 @@ from plugin_api.pipeline import Credentials, PipelineSlots
 from plugin_api.ports.migrations import MIGRATOR
 from plugin_api.registrar import Registrar
 from plugin_api.testing.clock import FakeClock
+from tests.conftest import MakeDatabase
 
 
 class AccessOperations(UserOperations, RoleOperations, InvitationOperations, ApiKeyOperations, CheckOperations):
@@ -226,9 +227,9 @@ def found_plugin(plugin_id: str) -> Found:
 
 
 @pytest.fixture
-async def iam(make_database: Callable[[], Awaitable[str]], tmp_path: Path) -> AsyncIterator[Iam]:
+async def iam(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Iam]:
     """A kernel with one database of its own; no tenant is there yet."""
-    dsn = await make_database()
+    dsn = await make_database("iam")
     create_stamps(tmp_path / "stamps")
     place = Place(tmp_path, "embedded", 0, {"postgres": dsn})
     kernel = Kernel(place, FileStamps(tmp_path / "stamps"), b"k" * 32, lambda text: None)

@@ -21,13 +21,14 @@ from plugin_api.ids import uuid7
 from plugin_api.pipeline import Tenant
 from plugin_api.ports.secrets import SECRETS
 from plugin_api.testing import FakeClock
+from tests.conftest import MakeDatabase
 
 OpenVault = Callable[[], Awaitable[VaultOperations]]
 
 
 @pytest.fixture
-async def dsn(make_database: Callable[[], Awaitable[str]]) -> str:
-    return await make_database()
+async def dsn(make_database: MakeDatabase) -> str:
+    return await make_database("data", "vault")
 
 
 @pytest.fixture

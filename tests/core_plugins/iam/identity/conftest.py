@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from host.kernel import Kernel, Place
 from host.stamps import FileStamps, create_stamps
 from host.startup import Startup
 from plugin_api.testing.clock import FakeClock
+from tests.conftest import MakeDatabase
 
 BASE = "/api/v1/iam"
 OPERATOR_PASSWORD, DEMO_PASSWORD = "Operator-y7Qv2mR9xK", "Demo-b4Wn8tZ3cL"
@@ -241,11 +242,11 @@ async def run_kernel(ground: Ground, clock: FakeClock | None = None, **settings:
 
 
 @pytest.fixture
-async def ground(make_database: Callable[[], Awaitable[str]], valkey_url: str, tmp_path: Path) -> Ground:
+async def ground(make_database: MakeDatabase, valkey_url: str, tmp_path: Path) -> Ground:
     """An empty database, and a data folder."""
     (tmp_path / "secrets").mkdir(mode=0o700)
     create_stamps(tmp_path / "stamps")
-    return Ground(tmp_path, {"postgres": await make_database(), "valkey": valkey_url})
+    return Ground(tmp_path, {"postgres": await make_database("iam"), "valkey": valkey_url})
 
 
 @pytest.fixture
