@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ from host.startup import Startup
 from plugin_api.clock import Clock
 from plugin_api.ports.database import Transaction
 from plugin_api.servers import ChildServer, Command, ServerPlace
+
+# A test may start servers after another one of its process has used gRPC, whose threads would wake in each forked child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0

@@ -66,7 +66,13 @@ class Builder:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _WAIT + LIFELINE + _BUILD],
+            [
+                sys.executable,
+                "-B",
+                "-P",
+                "-c",
+                _WAIT + LIFELINE + _BUILD,
+            ],  # nothing is compiled into the kernel's environment
             env=environment(),
             stdin=subprocess.PIPE,  # its end tells that we have ended
             stdout=subprocess.DEVNULL,

@@ -248,7 +248,7 @@ async def test_a_kernel_is_believed_and_no_further_than_its_actor_goes(two: Two)
         twice = await asked(channel, GET_USER, told(), told())
 
     assert ("INVALID_ARGUMENT", "invalid_request") == plugin  # let in; the question was empty
-    assert ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNAUTHENTICATED") == (elsewhere[0], nobody[0], module[0])
+    assert ["UNAUTHENTICATED"] * 3 == [elsewhere[0], nobody[0], module[0]]
     assert [("INVALID_ARGUMENT", "bad_header")] * 2 == [garbage, twice]
 
 

@@ -63,9 +63,11 @@ def is_standby(error: BaseException) -> bool:
 
 
 def is_left_over(error: BaseException) -> bool:
-    """Tell whether a BEGIN failed for what happened before it: the connection has died, or a former borrower has set a
-    `statement_timeout` for the session, which RESET ALL comes too late for."""
-    return is_away(error) or is_standby(error) or isinstance(error, asyncpg.QueryCanceledError)
+    """Tell whether a BEGIN failed for what happened before it: the connection has died, a former borrower has set a
+    `statement_timeout` for the session, which RESET ALL comes too late for, or the session does not know yet that the role
+    was granted: PostgreSQL keeps a list of roles that was read while another session granted one."""
+    is_behind = isinstance(error, asyncpg.InsufficientPrivilegeError) and "set role" in str(error)
+    return is_away(error) or is_standby(error) or is_behind or isinstance(error, asyncpg.QueryCanceledError)
 
 
 def leaves_connection_usable(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from core_plugins.data.drivers.asyncpg_errors import was_not_executed
 from core_plugins.data.plugin import open_database
 from core_plugins.data.settings import Settings
-from plugin_api.errors import CommitUnknown, KernelError, StoreUnavailable
+from plugin_api.errors import CommitUnknown, KernelBug, KernelError, StoreUnavailable
 from plugin_api.testing import until
 
 INSERT = "insert into notes (id, body) values ($1, $2)"
@@ -106,6 +106,35 @@ async def test_ended_sessions_are_replaced_without_anybody_noticing(notes) -> No
     await asyncio.gather(*(write(notes, f"again {number}") for number in range(10)))
 
     assert len(await bodies(notes)) == 20
+
+
+async def test_a_session_that_does_not_know_its_role_yet_is_replaced(notes, monkeypatch) -> None:
+    """A session may have read its roles while another one was granting this one; a new session reads them anew."""
+    await write(notes, "before")
+    pool = notes.database._pool
+    acquire = pool.acquire
+
+    async def granted_first(deadline: float):
+        await notes.administrator("grant x_acme_notes to pk_app with inherit false, set true")
+        return await acquire(deadline)
+
+    await notes.administrator("revoke x_acme_notes from pk_app")
+    monkeypatch.setattr(pool, "acquire", granted_first)
+    await write(notes, "after")
+
+    assert {"before", "after"} == await bodies(notes)
+
+
+async def test_a_role_that_was_never_granted_is_a_bug_and_no_endless_try(notes) -> None:
+    await write(notes, "before")
+    await notes.administrator("revoke x_acme_notes from pk_app")
+    try:
+        with pytest.raises(KernelBug, match="permission denied to set role"):
+            await write(notes, "after")
+    finally:  # roles are those of the whole server
+        await notes.administrator("grant x_acme_notes to pk_app with inherit false, set true")
+
+    assert {"before"} == await bodies(notes)
 
 
 async def test_a_session_that_is_ended_in_the_middle_undoes_its_transaction(notes) -> None:
