@@ -15,7 +15,7 @@ COUNT := { all=$$(grep -c == requirements.lock); n=0; while read -r word _; do c
   Collecting|Requirement|Ignoring) n=$$((n + 1)); printf '\r    %d of %d' $$n $$all;; \
   Installing) printf '\n    unpacking';; esac; done; echo; }
 
-# Some machines keep Python from writing bytecode: each start of a kernel would compile all of it again, half of its time.
+# Some machines keep Python from writing bytecode: each start of a kernel would compile all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run test fast lint bench soak lock reference
