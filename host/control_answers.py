@@ -14,6 +14,7 @@ from host.checks import Check
 from host.control_operations import Wanted, find_tenant, run_operation
 from host.hooks import HookFailed
 from host.migrations import down, migrate, plan, read_folder, status
+from host.remote.remotes import remote_checks
 from host.version import kernel_version
 from plugin_api.errors import InvalidRequest, KernelBug, KernelError, NotFound, Unavailable
 from plugin_api.ids import uuid7
@@ -24,8 +25,7 @@ from plugin_api.ports.migrations import MIGRATOR, Migration, MigrationRefused, M
 if TYPE_CHECKING:
     from host.discovery import Found
     from host.kernel import Kernel
-from host.remote.remotes import remote_checks
-from host.settings import LoadedSettings
+    from host.settings import LoadedSettings
 
 DEMO_SLUG: Final = "demo"
 DEMO_DEADLINE_S: Final = 30.0

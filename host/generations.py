@@ -23,7 +23,7 @@ from plugin_api.ports.job_queue import MissedRuns, RunningJob
 
 if TYPE_CHECKING:
     from host.leaks import Remains
-    from host.pipeline import CompiledOperation, InnerOperation
+    from host.pipeline import Checks, CompiledOperation, InnerOperation
     from host.wire.served import ServedContract
 
 STATES: Final = (
@@ -289,6 +289,8 @@ class Table:
     dispatch: Dispatch[CompiledOperation]
     methods: Mapping[str, CompiledOperation] = field(default_factory=dict)
     """By their paths in gRPC, those too that turn out to have no form there."""
+    checks: Checks | None = None
+    """Of every registered permission; None while it is being built."""
 
 
 def merged_slots(generations: Iterable[Generation]) -> SlotFillers:

@@ -354,6 +354,15 @@ def _anonymous(inbound: Inbound, runtime: CallRuntime, deadline: float) -> Call:
     return call
 
 
+def refusal_of(bound: BoundOperation, call: Call) -> KernelError | None:
+    """Why the actor of a call may not do this inside, or None. Whoever may not is not told what else is wrong."""
+    if call.actor.kind == "anonymous" and not bound.spec.public:
+        return NotAuthenticated(_CREDENTIALS_NEEDED)
+    if bound.permission is not None and not call.allows(bound.permission):
+        return refuse(bound.permission, call.actor)
+    return None
+
+
 def compile_inner(
     registered: RegisteredOperation, table: Table, runtime: CallRuntime, tracing: Tracing | None = None
 ) -> InnerOperation:
@@ -369,10 +378,9 @@ def compile_inner(
         callee = _callee(call, runtime)
         generation.in_flight += 1
         try:
-            if call.actor.kind == "anonymous" and not bound.spec.public:
-                raise NotAuthenticated(_CREDENTIALS_NEEDED)
-            if bound.permission is not None and not call.allows(bound.permission):
-                raise refuse(bound.permission, call.actor)
+            refusal = refusal_of(bound, call)
+            if refusal is not None:
+                raise refusal
             return await run(callee, revalidate(request))
         except NotAllowed as error:
             if refused is not None:

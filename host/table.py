@@ -52,6 +52,7 @@ def build_table(kernel: Kernel, generations: Sequence[Generation], version: int)
         _inner(kernel, generations, draft),
         Dispatch((o.registered.bound.method, o.registered.bound.path, o) for o in operations),
         _methods(operations),
+        checks,
     )
 
 

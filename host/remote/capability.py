@@ -13,6 +13,7 @@ from msgspec import Struct
 from host.encoding import compile_encoder
 from host.remote.assertion import CALLER, tell_caller
 from host.remote.link import Link
+from host.rpc_errors import status_of
 from host.stored_answers import compile_decoder
 from host.tracing import Span, about_call, end_rpc
 from host.wire.conversion import Converters, Read, Write
@@ -126,7 +127,7 @@ class RemoteCapability:
         try:
             return await self.link.ask(method.path, data, seconds, metadata, reads=method.reads)
         except KernelError as error:
-            status = _STATUS.get(error.grpc_status, 2)
+            status = int(status_of(error).value[0])
             if span is not None:
                 span.error = error.code
             raise
@@ -146,12 +147,6 @@ class RemoteCapability:
             answer = await self.link.ask(DESCRIBE, question, seconds, (), reads=True)
             known = self._known = _Known(msgspec.json.decode(answer, type=CapabilityDescription))
         return known
-
-
-_STATUS: Final = {
-    "INVALID_ARGUMENT": 3, "DEADLINE_EXCEEDED": 4, "NOT_FOUND": 5, "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8,
-    "FAILED_PRECONDITION": 9, "ABORTED": 10, "INTERNAL": 13, "UNAVAILABLE": 14, "UNAUTHENTICATED": 16,
-}  # fmt: skip
 
 
 class RemoteProxy:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from host.remote.link import Link
 from plugin_api.call import Actor, Identity
-from plugin_api.errors import NotAllowed
+from plugin_api.errors import NotAuthenticated
 from plugin_api.pipeline import Credentials
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class RemoteIdentities:
             return known
         identity = await self._asked(RESOLVE, ResolveActor(tenant_id, actor, session_id, self._names()), key)
         if identity is None:
-            raise NotAllowed("the actor is unknown")
+            raise NotAuthenticated("the actor is unknown; log in again")
         return identity
 
     async def held(self, identity: Identity, permissions: Sequence[str]) -> Sequence[str]:

@@ -11,7 +11,7 @@ import grpc
 import msgspec
 
 from host.generations import Generation
-from host.pipeline import Checks, CompiledOperation, InnerOperation, as_kernel_error
+from host.pipeline import CompiledOperation, InnerOperation, as_kernel_error, refusal_of
 from host.remote.assertion import Caller, read_caller, require_kernel
 from host.remote.capability import DESCRIBE, CapabilityDescription, DescribeCapability, RemoteMethod
 from host.remote.errors import CLASS_KEY, class_of
@@ -34,7 +34,6 @@ class KernelService:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._checks: tuple[int, Checks] | None = None
 
     # ----------------------------------------------------------------------------- operations, as an actor
 
@@ -54,9 +53,8 @@ class KernelService:
         kernel.load.calls += 1
         try:
             call = rpc.call = await self._call_of(caller, rpc, compiled.generation, deadline)
-            permission = compiled.registered.bound.permission
-            may = permission is None or call.allows(permission)  # whoever may not, is not told what is wrong with it
-            return await inner.invoke(call, rpc.request() if may else None)
+            is_refused = refusal_of(compiled.registered.bound, call) is not None  # then nobody reads the request
+            return await inner.invoke(call, None if is_refused else rpc.request())
         except asyncio.CancelledError as error:
             raise expiry.translate(error) from None
         except (SystemExit, KeyboardInterrupt) as error:
@@ -83,7 +81,7 @@ class KernelService:
             request_id=rpc.request_id,
             deadline=deadline,
             identity=identity,
-            allows=partial(self._current_checks().allows, identity) if identity is not None else allows,
+            allows=partial(self._allows, identity) if identity is not None else allows,
             if_match=rpc.if_match,
             trace=rpc.trace,
             address=caller.address,
@@ -102,11 +100,9 @@ class KernelService:
             raise NotAllowed("the actor is another's")
         return identity
 
-    def _current_checks(self) -> Checks:
-        table = self._kernel.table
-        if self._checks is None or self._checks[0] != table.version:
-            self._checks = table.version, Checks(table)
-        return self._checks[1]
+    def _allows(self, identity: Identity, permission: str) -> bool:
+        checks = self._kernel.table.checks
+        return checks is not None and checks.allows(identity, permission)
 
     # ------------------------------------------------------------------------------------ the host's own
 

@@ -11,8 +11,8 @@ from plugin_api.settings import setting
 REMOTE: Final = "remote"
 REMOTES_MAX: Final = 64
 DEFAULT_PORTS: Final = {
-    "iam": 8081, "data": 8082, "eventbus": 8083, "notify": 8084, "files": 8085, "money": 8086, "audit": 8087,
-    "marketplace": 8088, "billing": 8089, "integration_hub": 8090, "feature_flags": 8091,
+    "iam": 8081, "notify": 8084, "money": 8086, "audit": 8087, "marketplace": 8088, "billing": 8089,
+    "integration_hub": 8090, "feature_flags": 8091,
 }  # fmt: skip
 """Where an address names no port."""
 

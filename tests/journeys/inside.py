@@ -34,20 +34,10 @@ OPERATIONS = """
             return json.dumps({"code": error.code, "detail": str(error), "places": places})
         return json.dumps({"code": "OK", "value": msgspec.to_builtins(answer)})
 """
-PLUGIN = """from plugin_api import Registrar, hookimpl
-from .operations import Operations
-
-class Plugin:
-    @hookimpl
-    def pk_register(self, registrar: Registrar) -> None:
-        registrar.operations(Operations(registrar.services))
-
-plugin = Plugin()
-"""
 INSIDE = Recipe(
     "acme.inside",
     manifest='requires = ["iam >=1"]\n',
     more=OPERATIONS,
     operations_top=TOP,
-    files={"plugin.py": PLUGIN},
+    made_with="registrar.services",
 )

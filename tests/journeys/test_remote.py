@@ -32,7 +32,7 @@ from plugin_api.testing.waiting import until
 from tests.host.test_rpc_tls import Authority, Signed
 from tests.plugins.conftest import Recipe, run_pk
 
-GET_USER = "/pk.iam.v1.Iam/GetUser"
+GET_USER, GET_SESSION = "/pk.iam.v1.Iam/GetUser", "/pk.iam.v1.Iam/GetSession"
 OPERATIONS = """
     def __init__(self, services):
         self.iam = services.get(IAM)
@@ -57,22 +57,12 @@ TOP = """from plugin_api.contracts.iam import IAM, Check, UserRef
 class Word(Struct, frozen=True, forbid_unknown_fields=True):
     word: str
 """
-PLUGIN = """from plugin_api import Registrar, hookimpl
-from .operations import Operations
-
-class Plugin:
-    @hookimpl
-    def pk_register(self, registrar: Registrar) -> None:
-        registrar.operations(Operations(registrar.services))
-
-plugin = Plugin()
-"""
 ASKER = Recipe(
     "acme.asker",
     manifest='requires = ["iam >=1"]\n',
     more=OPERATIONS,
     operations_top=TOP,
-    files={"plugin.py": PLUGIN},
+    made_with="registrar.services",
 )
 
 
@@ -244,11 +234,13 @@ async def test_a_kernel_is_believed_and_no_further_than_its_actor_goes(two: Two)
         elsewhere = await asked(channel, GET_USER, told(tenant_id=other, kind="user", id=user))
         nobody = await asked(channel, GET_USER, told(tenant_id=tenant, kind="anonymous", id=""))
         module = await asked(channel, GET_USER, told(tenant_id=tenant, kind="module", id="acme.mod"))
+        unread = await asked(channel, GET_SESSION, told(path=GET_SESSION, kind="anonymous", id=""))
         garbage = await asked(channel, GET_USER, b"garbage")
         twice = await asked(channel, GET_USER, told(), told())
 
     assert ("INVALID_ARGUMENT", "invalid_request") == plugin  # let in; the question was empty
     assert ["UNAUTHENTICATED"] * 3 == [elsewhere[0], nobody[0], module[0]]
+    assert ("UNAUTHENTICATED", "not_authenticated") == unread  # and not what is wrong with the question
     assert [("INVALID_ARGUMENT", "bad_header")] * 2 == [garbage, twice]
 
 

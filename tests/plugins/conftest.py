@@ -79,6 +79,8 @@ class Recipe:
     more: str = ""
     """Further operations, indented."""
     operations_top: str = ""
+    made_with: str = ""
+    """What its operations are made with, in pk_register."""
     beside: Mapping[str, str] = field(default_factory=dict)
     """Files beside the package, by path in the wheel."""
 
@@ -101,7 +103,9 @@ class Recipe:
                 f'id = "{self.plugin_id}"\nversion = "{self.version}"\napi = ">=1.0,<2"\nsummary = "Says a word"\n'
                 f'license = "MIT"\npermissions = {{ "word.read" = "Hear the word" }}\n{self.manifest}'
             ),
-            "plugin.py": PLUGIN.format(top=self.top, register=self.register, hooks=self.hooks, made_with=""),
+            "plugin.py": PLUGIN.format(
+                top=self.top, register=self.register, hooks=self.hooks, made_with=self.made_with
+            ),
             "operations.py": OPERATIONS.format(word=self.word, more=self.more, top=self.operations_top),
         }
         return {**{f"{self.package}/{name}": text for name, text in {**own, **self.files}.items()}, **self.beside}

@@ -15,7 +15,7 @@ from core_plugins.iam.model.grants import (
     shown,
 )
 from core_plugins.iam.model.tokens import rejected
-from core_plugins.iam.storage.api_keys import find_key_row
+from core_plugins.iam.storage.api_keys import KeyRow, find_key_row
 from core_plugins.iam.storage.roles import NamedRole, named_roles
 from core_plugins.iam.storage.users import find_subject
 from plugin_api.errors import InvalidRequest, KernelBug, NotAllowed, Violation
@@ -116,17 +116,19 @@ class Access:
 
     async def maker_of_key(self, tx: Tx, key_id: UUID, now: datetime) -> tuple[UUID, datetime | None]:
         """Who made an API key, and when it ends. NotAuthenticated when the key lives no more."""
-        key = await find_key_row(tx, key_id)
-        if key is None or not key.lives(now):
-            raise rejected()
+        key = await _living_key(tx, key_id, now)
         return key.user_id, key.expires_at
 
 
 async def _held_by_key(tx: Tx, key_id: UUID, maker: Subject, now: datetime) -> Held:
+    return held_by_key((await _living_key(tx, key_id, now)).permissions, maker)
+
+
+async def _living_key(tx: Tx, key_id: UUID, now: datetime) -> KeyRow:
     key = await find_key_row(tx, key_id)
     if key is None or not key.lives(now):
         raise rejected()
-    return held_by_key(key.permissions, maker)
+    return key
 
 
 def held_by_key(permissions: Iterable[str], maker: Subject) -> Held:
